@@ -1,0 +1,146 @@
+"""Open a bundle's folder: contained paths, checked hashes, mapped tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgefl.bundle.adapter import Adapter, read_adapter
+from edgefl.bundle.manifest import Manifest, read_manifest
+from edgefl.bundle.program import Program
+from edgefl.core.tensor_slice import TensorSlice
+from edgefl.errors import (
+    HashError,
+    ManifestError,
+    MissingFileError,
+    NotABundleError,
+    PathOutsideError,
+    StorageError,
+    UnknownProgramError,
+)
+
+__all__ = ["Bundle"]
+
+_MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+
+
+class Bundle:
+    """A bundle on this machine's disk.
+
+    Attributes:
+        folder: The folder, resolved.
+        manifest: Its checked manifest.
+    """
+
+    def __init__(self, folder: Path, *, verify: bool = True) -> None:
+        """Open a folder.
+
+        Args:
+            folder: The bundle's folder.
+            verify: Whether to hash every file; without it only presence and size are checked.
+
+        Raises:
+            NotABundleError: If the folder has no manifest.
+            BundleError: As the error tree lists, for everything else a bundle can have wrong.
+            StorageError: If a file cannot be read.
+        """
+        self.folder = folder.resolve()
+        self.manifest: Manifest = read_manifest(_manifest_text(self.folder))
+        for path in self.manifest.files:
+            self._check_file(path, verify=verify)
+        self.path(self.manifest.adapter.file)
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file of the bundle.
+
+        Raises:
+            PathOutsideError: If a link leads outside the folder.
+            MissingFileError: If it is not there.
+            StorageError: If the system cannot tell.
+        """
+        try:
+            path = (self.folder / name).resolve()
+            found = path.is_file()
+        except RuntimeError:  # how Python 3.11 speaks of links that lead in a circle
+            path, found = self.folder / name, False
+        except OSError as error:
+            raise StorageError(f"cannot read {self.folder / name}: {error.strerror}") from error
+        if not path.is_relative_to(self.folder):
+            raise PathOutsideError(f"{name!r} leads outside {self.folder}; do not use this bundle")
+        if not found:
+            raise MissingFileError(f"{self.folder} has no file {name!r}, its manifest names it; copy the bundle again")
+        return path
+
+    def program(self, name: str) -> Program:
+        """Return a program by name.
+
+        Raises:
+            UnknownProgramError: If the bundle does not have it.
+        """
+        program = self.manifest.programs.get(name)
+        if program is None:
+            raise UnknownProgramError(
+                f"no program {name!r} in {self.folder}; it has {', '.join(self.manifest.programs)}"
+            )
+        return program
+
+    def adapter(self, path: Path | None = None) -> Adapter:
+        """Map the bundle's adapter, or another file with the same layout.
+
+        Args:
+            path: Another adapter of this bundle; None for its own.
+
+        Raises:
+            AdapterLayoutError: If it belongs to another bundle.
+            AdapterValueError: If it has NaN or infinite values.
+            HashError: If its data were changed.
+        """
+        return read_adapter(path if path is not None else self.path(self.manifest.adapter.file), self.manifest)
+
+    def frozen(self, key: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Return a frozen tensor, or a part of one, as a read-only view of its mapped file.
+
+        Args:
+            key: `name` or `name[start:stop]`.
+        """
+        part = TensorSlice.parse(key)
+        tensor = self.manifest.tensors[part.name]
+        raw = self._mapped[tensor.file][tensor.offset : tensor.offset + tensor.num_bytes]
+        return np.ndarray(tuple(tensor.shape), np.float32, raw.data)[part.index]
+
+    @cached_property
+    def _mapped(self) -> dict[str, np.memmap[Any, np.dtype[np.uint8]]]:
+        files = {tensor.file for tensor in self.manifest.tensors.values()} - {self.manifest.adapter.file}
+        return {file: np.memmap(self.path(file), dtype=np.uint8, mode="r") for file in files}
+
+    def _check_file(self, name: str, *, verify: bool) -> None:
+        expected = self.manifest.files[name]
+        path = self.path(name)
+        if path.stat().st_size != expected.size:
+            raise HashError(f"{path} has {path.stat().st_size} bytes, expected {expected.size}; copy the bundle again")
+        if verify and _sha256(path) != expected.sha256:
+            raise HashError(f"{path} is not the file that was exported: its sha256 differs; copy the bundle again")
+
+
+def _manifest_text(folder: Path) -> bytes:
+    path = folder / "manifest.json"
+    try:
+        if not path.is_file():  # reading a pipe would wait for ever
+            raise NotABundleError(f"{folder} is no bundle: it has no manifest.json; make one with `edgefl export`")
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise ManifestError(f"{path} is larger than {_MAX_MANIFEST_BYTES} bytes; it is no manifest")
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error

@@ -1,0 +1,65 @@
+"""`edgefl measure`: memory peak, latency and counted work of every exit on this device."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgefl.core.exits import parse_exits
+
+if TYPE_CHECKING:
+    from edgefl.core.report import Record
+    from edgefl.measure.exits import Mode
+
+__all__ = ["measure"]
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--exits", help="Exits to measure, such as 0-11 or 2,5.  [default: all the bundle has]")
+@click.option("--mode", type=click.Choice(["infer", "train"]), default="infer", show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), help="Samples at once.  [default: 1 to infer, 10 to train]")
+@click.option("--repetitions", type=click.IntRange(1), default=20, show_default=True, help="Timed runs of each exit.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw memory and latency; needs edgefl[plot].")
+@click.option("--json", "json_path", metavar="PATH", help="Write a report there; - is standard output.")
+def measure(
+    folder: Path,
+    exits: str | None,
+    mode: Mode,
+    batch_size: int | None,
+    repetitions: int,
+    plot: Path | None,
+    json_path: str | None,
+) -> None:
+    """Measure the bundle in FOLDER, each exit in a process of its own.
+
+    Training means one local step of SGD with momentum 0.9 on random samples.
+    """
+    from rich.progress import track  # `edgefl --help` stays light
+
+    from edgefl.bundle import Bundle
+    from edgefl.core.report import Report, this_device
+    from edgefl.measure.exits import measure_exits
+    from edgefl.measure.picture import draw, print_table, stderr_console
+
+    if plot:
+        import_module("matplotlib.figure")  # if the extra is missing, better now than after the measuring
+    asked = parse_exits(exits) if exits is not None else None
+    bundle = Bundle(folder)
+    wanted = asked if asked is not None else tuple(bundle.manifest.exits)
+    batch = batch_size or (1 if mode == "infer" else bundle.program(f"train/{bundle.manifest.exits[0]}").batch or 10)
+    measured = measure_exits(bundle, wanted, mode, batch, repetitions)
+    console = stderr_console()
+    records: list[Record] = []
+    for of_exit in track(measured, "measuring", len(wanted), console=console, transient=True):
+        records += of_exit
+    print_table(records, to_stderr=json_path == "-")
+    if plot:
+        draw(records, plot)
+    if json_path:
+        settings: dict[str, object] = {"exits": list(wanted), "mode": mode, "batch": batch, "repetitions": repetitions}
+        settings |= {"bundle": bundle.manifest.bundle_id, "model": bundle.manifest.model.name}
+        Report(command="measure", settings=settings, records=records, device=this_device()).write(json_path)

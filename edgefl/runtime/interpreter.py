@@ -1,0 +1,153 @@
+"""Run programs: call by call, each tensor freed after its last use, each answer handed out as soon as it exists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from edgefl.bundle import Bundle
+from edgefl.bundle.program import Call, Input, Program
+from edgefl.errors import ManifestError, SamplesError
+from edgefl.runtime.sessions import open_session, share_threads
+from edgefl.runtime.weights import Weights
+
+__all__ = ["Interpreter"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """One call, ready to run.
+
+    Attributes:
+        call: The call.
+        wanted: Its outputs that somebody needs: (name in the graph, name in the program).
+        freed: Tensors nobody needs after it.
+        answers: Keys of the program's outputs that it adds to: (key, tensor).
+    """
+
+    call: Call
+    wanted: tuple[tuple[str, str], ...]
+    freed: tuple[str, ...]
+    answers: tuple[tuple[str, str], ...]
+
+
+class Interpreter:
+    """Runs the programs of one bundle.
+
+    Attributes:
+        weights: The tensors that calls read.
+        between_calls: Called after each call, when its working memory is at its largest; may raise to stop.
+    """
+
+    def __init__(self, bundle: Bundle, weights: Weights, between_calls: Callable[[], None]) -> None:
+        # Here and not with the first session: a wrong EDGEFL_THREADS is found before anything is answered.
+        share_threads()
+        self._bundle = bundle
+        self.weights = weights
+        self.between_calls = between_calls
+        self._sessions: dict[str, ort.InferenceSession] = {}
+        self._plans: dict[str, tuple[_Step, ...]] = {}
+
+    def run(self, name: str, inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+        """Run a program.
+
+        Args:
+            name: The program's name.
+            inputs: An array for each of its inputs.
+
+        Yields:
+            A key of the program's outputs and a value, as soon as a call has made it.  A key that comes more than
+            once means the sum of its values.
+
+        Raises:
+            UnknownProgramError: If the bundle has no such program.
+            SamplesError: If an input is missing, of another dtype or shape, or empty.
+            ManifestError: If a graph is not the one the manifest describes.
+        """
+        program = self._bundle.program(name)
+        tensors = {
+            key: ort.OrtValue.ortvalue_from_numpy(array) for key, array in _checked(name, program, inputs).items()
+        }
+        for step in self._plan(name, program):
+            graph = self._bundle.manifest.graphs[step.call.graph]
+            feeds = {
+                input_name: tensors[tensor] if tensor in tensors else self.weights.value(tensor)
+                for input_name, tensor in zip(graph.inputs, step.call.inputs, strict=True)
+            }
+            made = self._session(step.call.graph).run_with_ort_values([wanted for wanted, _ in step.wanted], feeds)
+            tensors.update(zip((tensor for _, tensor in step.wanted), made, strict=True))
+            del feeds, made
+            self.between_calls()
+            for key, tensor in step.answers:
+                yield key, tensors[tensor].numpy()
+            for tensor in step.freed:
+                del tensors[tensor]
+
+    def _session(self, graph: str) -> ort.InferenceSession:
+        if graph not in self._sessions:
+            facts = self._bundle.manifest.graphs[graph]
+            session = open_session(self._bundle.path(facts.file))
+            found = [[node.name for node in nodes] for nodes in (session.get_inputs(), session.get_outputs())]
+            if found != [facts.inputs, facts.outputs]:
+                raise ManifestError(f"graph {graph!r} has other inputs or outputs than the manifest says: {found}")
+            self._sessions[graph] = session
+        return self._sessions[graph]
+
+    def _plan(self, name: str, program: Program) -> tuple[_Step, ...]:
+        if name not in self._plans:
+            self._plans[name] = _plan(program, {n: graph.outputs for n, graph in self._bundle.manifest.graphs.items()})
+        return self._plans[name]
+
+
+def _plan(program: Program, graph_outputs: Mapping[str, list[str]]) -> tuple[_Step, ...]:
+    """Find out what each call makes, which tensors die with it and which answers it completes."""
+    keys_by_tensor: dict[str, list[str]] = {}
+    for key, parts in program.outputs.items():
+        for tensor in parts:
+            keys_by_tensor.setdefault(tensor, []).append(key)
+    local = set(program.inputs) | {tensor for call in program.calls for tensor in call.outputs}
+    needed_later: set[str] = set()
+    steps: list[_Step] = []
+    for call in reversed(program.calls):
+        outputs = zip(graph_outputs[call.graph], call.outputs, strict=True)
+        wanted = tuple(pair for pair in outputs if pair[1] in needed_later or pair[1] in keys_by_tensor)
+        if not wanted:
+            continue
+        touched = {tensor for _, tensor in wanted} | (set(call.inputs) & local)
+        answers = tuple((key, tensor) for _, tensor in wanted for key in keys_by_tensor.get(tensor, ()))
+        steps.append(_Step(call=call, wanted=wanted, freed=tuple(touched - needed_later), answers=answers))
+        needed_later = (needed_later - set(call.outputs)) | (set(call.inputs) & local)
+    return tuple(reversed(steps))
+
+
+def _checked(name: str, program: Program, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the inputs in C order, refusing what does not fit."""
+    arrays = {}
+    for key, wanted in program.inputs.items():
+        array = inputs.get(key)
+        if array is None:
+            raise SamplesError(f"program {name} needs {key!r}; it was given {', '.join(inputs) or 'nothing'}")
+        if not _fits(array, wanted):
+            expected = " x ".join("some" if size is None else str(size) for size in wanted.shape)
+            raise SamplesError(
+                f"program {name}: {key!r} is {array.dtype} of shape {array.shape}, "
+                f"expected {wanted.dtype} of {expected}, none of them 0"
+            )
+        if wanted.dtype == "float32" and not np.isfinite(array).all():
+            raise SamplesError(f"program {name}: {key!r} has NaN or infinite values; clean the samples")
+        arrays[key] = np.ascontiguousarray(array)
+    return arrays
+
+
+def _fits(array: Array, wanted: Input) -> bool:
+    """Say whether an array is what a program wants; graphs divide by sizes, so that none may be 0."""
+    lengths_fit = len(array.shape) == len(wanted.shape) and all(
+        given == size or (size is None and given > 0) for size, given in zip(wanted.shape, array.shape, strict=True)
+    )
+    return lengths_fit and array.dtype == wanted.dtype

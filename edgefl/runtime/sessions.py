@@ -1,0 +1,48 @@
+"""ONNX Runtime sessions that share one thread pool and copy no weights."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import onnxruntime as ort
+
+from edgefl.errors import BundleError
+from edgefl.runtime.threads import allowed_threads
+
+__all__ = ["open_session", "share_threads"]
+
+
+def open_session(path: Path) -> ort.InferenceSession:
+    """Open a graph.
+
+    Args:
+        path: The graph's file; a graph with external data finds them beside it.
+
+    Raises:
+        BundleError: If ONNX Runtime cannot read it.
+    """
+    share_threads()
+    options = ort.SessionOptions()
+    # A pool for each session has threads that spin after a call and take the cores from the next session.
+    options.use_per_session_threads = False
+    # The arena keeps the largest working set ever seen; a device needs that memory for the next call.
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    # Prepacking copies constant weights into memory of its own, although the file is mapped.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises its own unrelated classes, which it does not export
+        raise BundleError(f"onnxruntime {ort.__version__} cannot read {path}: {error}") from error
+
+
+@cache
+def share_threads() -> None:
+    """Give all sessions of this process one pool of threads; the first call decides.
+
+    Raises:
+        BadInputError: If EDGEFL_THREADS is no number of threads.
+    """
+    ort.set_global_thread_pool_sizes(allowed_threads(), 1)

@@ -1,0 +1,49 @@
+"""The tensors of a bundle as ONNX Runtime values that share the memory they already have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from edgefl.bundle import Bundle
+from edgefl.core.tensor_slice import TensorSlice
+
+__all__ = ["FloatArray", "Weights"]
+
+FloatArray = np.ndarray[Any, np.dtype[np.float32]]
+
+
+class Weights:
+    """Looks up frozen tensors in the mapped file and trainable ones in the adapter.
+
+    Attributes:
+        adapter: The trainable tensors by name.  An array written in place is seen by the next call.
+    """
+
+    def __init__(self, bundle: Bundle, adapter: Mapping[str, FloatArray]) -> None:
+        self._bundle = bundle
+        self._trainable = frozenset(bundle.manifest.adapter.tensors)
+        self._values: dict[str, ort.OrtValue] = {}
+        self.adapter = adapter
+
+    def value(self, key: str) -> ort.OrtValue:
+        """Return a tensor, or a part of one, without copying it.
+
+        Args:
+            key: `name` or `name[start:stop]`.
+        """
+        if key not in self._values:
+            part = TensorSlice.parse(key)
+            array = self.adapter[part.name][part.index] if part.name in self._trainable else self._bundle.frozen(key)
+            self._values[key] = ort.OrtValue.ortvalue_from_numpy(array)
+        return self._values[key]
+
+    def use_adapter(self, adapter: Mapping[str, FloatArray]) -> None:
+        """Read trainable tensors from other arrays from now on."""
+        self.adapter = adapter
+        self._values = {
+            key: value for key, value in self._values.items() if key.partition("[")[0] not in self._trainable
+        }
