@@ -1,0 +1,131 @@
+"""`edgefl export`: a frozen transformer in, a bundle out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgefl.core.exits import check_exits, format_exits, parse_exits
+from edgefl.core.report import Record, Report, this_device
+from edgefl.measure.memory import peak_rss
+from edgefl_export.embedded import EMBEDDED_MODEL
+
+if TYPE_CHECKING:  # torch is imported when an export really starts
+    from edgefl_export.exporter import ExportResult
+    from edgefl_export.model.network import AccumulatorNetwork
+
+__all__ = ["export"]
+
+
+@click.command()
+@click.option("--model", default=EMBEDDED_MODEL, show_default=True, help="timm's model name, or the embedded one.")
+@click.option("--exits", help="Exits to export, such as 0-11 or 2,5,8,11.  [default: all]")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write.  [default: named after the model]")
+@click.option("--pretrained/--no-pretrained", default=True, help="Fetch timm's weights, or draw random ones.")
+@click.option("--weights", type=click.Path(path_type=Path), help="One's own safetensors file with timm's names.")
+@click.option("--img-size", type=int, help="Height and width of a sample in pixels.  [default: the model's]")
+@click.option("--classes", type=click.IntRange(1), default=10, show_default=True, help="Number of classes.")
+@click.option("--batch-size", type=click.IntRange(1), help="Samples a training program takes at once.  [default: any]")
+@click.option("--parallel-adapters", type=click.IntRange(0), default=0, help="Rank; the paper has 64.  [default: none]")
+@click.option("--mlp-dim", type=click.IntRange(1), help="Hidden size of Accumulator and head.  [default: 2048 at 384]")
+@click.option(
+    "--accumulator-heads", type=click.IntRange(1), default=12, show_default=True, help="Must divide the width."
+)
+@click.option(
+    "--init", type=click.Choice(["small", "released"]), default="small", show_default=True, help="std 0.02 or 1."
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of all random numbers.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle and its adapter.")
+@click.option("--json", "json_path", metavar="PATH", help="Write a report there; - is standard output.")
+def export(json_path: str | None, **settings: Any) -> None:
+    """Export a frozen transformer with an Accumulator beside it as a bundle.
+
+    A bundle holds the weights once, a stand-alone ONNX graph for each exit, and the programs a device runs to answer
+    and to train without torch.
+    """
+    from edgefl_export.exporter import export_bundle  # imports torch
+    from edgefl_export.progress import shown_progress
+
+    exits = parse_exits(settings["exits"]) if settings["exits"] is not None else None
+    network, exits = _network(settings, exits)
+    with shown_progress() as progress:
+        result = export_bundle(
+            network,
+            exits,
+            settings["out"] or Path(settings["model"]),
+            batch=settings["batch_size"],
+            seed=settings["seed"],
+            force=settings["force"],
+            progress=progress,
+        )
+    _print(result, to_stderr=json_path == "-")
+    if json_path:
+        shown = {name: value.name if isinstance(value, Path) else value for name, value in settings.items()}
+        _report(result, shown).write(json_path)
+
+
+def _network(settings: Mapping[str, Any], exits: tuple[int, ...] | None) -> tuple[AccumulatorNetwork, tuple[int, ...]]:
+    """Make the torch model that the options describe, no deeper than its exits, and say which exits those are."""
+    import torch
+
+    from edgefl_export.model.backbone import Source, load_backbone
+    from edgefl_export.model.config import AccumulatorConfig, paper_mlp_dim
+    from edgefl_export.model.network import AccumulatorNetwork
+
+    backbone = load_backbone(
+        Source(
+            name=settings["model"],
+            pretrained=settings["pretrained"],
+            weights=settings["weights"],
+            image_size=settings["img_size"],
+            seed=settings["seed"],
+        )
+    )
+    available = tuple(range(len(backbone.blocks)))
+    exits = exits if exits is not None else available
+    check_exits(exits, available, f"model {backbone.name}")
+    config = AccumulatorConfig(
+        width=backbone.width,
+        blocks=exits[-1] + 1,
+        classes=settings["classes"],
+        mlp_dim=settings["mlp_dim"] or paper_mlp_dim(backbone.width),
+        heads=settings["accumulator_heads"],
+        parallel_adapter_rank=settings["parallel_adapters"],
+        init=settings["init"],
+    )
+    torch.manual_seed(settings["seed"])
+    return AccumulatorNetwork(backbone, config), exits
+
+
+def _print(result: ExportResult, *, to_stderr: bool) -> None:
+    exits = tuple(parity.exit_index for parity in result.parity)
+    worst_logits = max(parity.logits for parity in result.parity)
+    worst_gradient = max(parity.gradient for parity in result.parity)
+    click.echo(
+        f"{result.folder}: exits {format_exits(exits)}, {result.bundle_bytes / 1e6:.1f} MB "
+        f"({result.bundle_bytes / result.weight_bytes:.2f} x the weights), {result.seconds:.0f} s\n"
+        f"parity with torch in float64, relative, worst exit: "
+        f"logits {worst_logits:.1e}, gradients {worst_gradient:.1e}",
+        err=to_stderr,
+    )
+
+
+def _report(result: ExportResult, settings: Mapping[str, object]) -> Report:
+    records = [
+        record
+        for parity in result.parity
+        for record in (
+            Record(name="parity_logits", unit="1", value=parity.logits, labels={"exit": parity.exit_index}),
+            Record(name="parity_gradient", unit="1", value=parity.gradient, labels={"exit": parity.exit_index}),
+        )
+    ]
+    records += [
+        Record(name="weight_bytes", unit="byte", value=result.weight_bytes),
+        Record(name="bundle_bytes", unit="byte", value=result.bundle_bytes),
+        Record(name="export_seconds", unit="s", value=result.seconds),
+        Record(name="peak_rss", unit="byte", value=peak_rss()),
+    ]
+    return Report(command="export", settings=settings, records=records, device=this_device())

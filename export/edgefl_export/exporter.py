@@ -1,0 +1,142 @@
+"""From a frozen backbone to a checked bundle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from edgefl.bundle import Bundle
+from edgefl.bundle.program import Call, Input, Program
+from edgefl.runtime.model import Model
+from edgefl_export.bundle import BundleParts, write_bundle
+from edgefl_export.compose import Composer
+from edgefl_export.folder import new_folder
+from edgefl_export.formats.onnx import lower
+from edgefl_export.graphs.catalog import Catalog
+from edgefl_export.graphs.preprocess import preprocess_graph
+from edgefl_export.model.network import AccumulatorNetwork
+from edgefl_export.parity import Parity, check_parity, measure_parity, trained_adapter
+
+__all__ = ["ExportResult", "export_bundle"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many steps are done and how many there are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportResult:
+    """What an export reports.
+
+    Attributes:
+        folder: The bundle.
+        parity: For each exit, the worse of the exported and of trained weights.
+        weight_bytes: Bytes of backbone and adapter tensors.
+        bundle_bytes: Bytes of all files.
+        seconds: Time of the whole export.
+    """
+
+    folder: Path
+    parity: tuple[Parity, ...]
+    weight_bytes: int
+    bundle_bytes: int
+    seconds: float
+
+
+def export_bundle(
+    network: AccumulatorNetwork,
+    exits: Sequence[int],
+    out: Path,
+    *,
+    batch: int | None,
+    seed: int,
+    force: bool,
+    progress: Progress,
+) -> ExportResult:
+    """Export, compare with torch in float64, and only then give the folder its name.
+
+    Args:
+        network: Backbone and adapter.
+        exits: The exits, rising; the backbone must have them.
+        out: The bundle's folder.
+        batch: Samples a training program takes at once, None for any number.
+        seed: Of the random samples that parity is measured on.
+        force: Whether an existing bundle is replaced.
+        progress: Told about each step.
+
+    Raises:
+        ParityError: If the bundle does not compute what torch computes.
+        BadInputError: If `out` exists.
+        StorageError: If `out` cannot be written.
+    """
+    started = time.perf_counter()
+    with new_folder(out, force=force) as folder:
+        programs = _programs(Composer(Catalog(network), batch), exits)
+        graphs = _graphs(network, programs, progress)
+        manifest = write_bundle(folder, BundleParts(network=network, exits=exits, programs=programs, graphs=graphs))
+        parity = _parity(network, folder, exits, seed, progress)
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    return ExportResult(
+        folder=out,
+        parity=parity,
+        weight_bytes=sum(tensor.num_bytes for tensor in manifest.tensors.values()),
+        bundle_bytes=sum(sizes.values()),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _programs(composer: Composer, exits: Sequence[int]) -> dict[str, Program]:
+    preprocess = Program(
+        mode="preprocess",
+        exit_index=None,
+        batch=None,
+        inputs={"images": Input(dtype="uint8", shape=[None, None, None, 3])},
+        calls=[Call(graph="preprocess", inputs=["images"], outputs=["samples"])],
+        outputs={"samples": ["samples"]},
+    )
+    programs = {"preprocess": preprocess}
+    programs |= {f"infer/{e}": composer.infer(e) for e in exits}
+    programs |= {"anytime": composer.anytime(exits)}
+    return programs | {f"train/{e}": composer.train(e) for e in exits}
+
+
+def _graphs(
+    network: AccumulatorNetwork, programs: dict[str, Program], progress: Progress
+) -> dict[str, onnx.ModelProto]:
+    catalog = Catalog(network)
+    names = list(dict.fromkeys(call.graph for program in programs.values() for call in program.calls))
+    graphs = {}
+    for done, name in enumerate(names):
+        progress(f"graph {name}", done, len(names))
+        if name == "preprocess":
+            graphs[name] = preprocess_graph(network.backbone.preprocessing)
+        else:
+            spec = catalog.spec(name)
+            graphs[name] = lower(spec.module, spec.example, spec.inputs, spec.outputs, spec.axes)
+    return graphs
+
+
+def _parity(
+    network: AccumulatorNetwork, folder: Path, exits: Sequence[int], seed: int, progress: Progress
+) -> tuple[Parity, ...]:
+    """Compare exported and trained weights with torch, and keep the worse of both for each exit."""
+    bundle = Bundle(folder)
+    model = Model(bundle, bundle.adapter())
+    worst: dict[int, Parity] = {}
+    adapters = [{name: np.array(array) for name, array in model.adapter.items()}, trained_adapter(network, seed)]
+    for done, (adapter, exit_index) in enumerate((a, e) for a in adapters for e in exits):
+        progress(f"parity at exit {exit_index}", done, len(adapters) * len(exits))
+        (found,) = measure_parity(network, model, adapter, [exit_index], seed)
+        check_parity([found])
+        known = worst.get(exit_index, found)
+        worst[exit_index] = Parity(
+            exit_index=exit_index,
+            logits=max(found.logits, known.logits),
+            gradient=max(found.gradient, known.gradient),
+            tensor=(found if found.gradient >= known.gradient else known).tensor,
+        )
+    return tuple(worst.values())

@@ -1,0 +1,100 @@
+"""torch module to ONNX graph: pinned versions, symbolic batch, and nothing of this machine left inside."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+__all__ = ["IR_VERSION", "OPSET", "Axes", "lower"]
+
+# The oldest ONNX Runtime edgefl supports on a phone reads opset 21 and IR 10; onnx writes newer ones by default.
+OPSET = 20
+IR_VERSION = 10
+
+Axes = Mapping[int, str]
+"""Names of an input's symbolic axes, by position."""
+
+
+def lower(
+    module: nn.Module,
+    example: Sequence[Tensor],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    axes: Mapping[str, Axes],
+) -> onnx.ModelProto:
+    """Export a module whose weights are inputs.
+
+    Args:
+        module: The module.
+        example: One tensor for each input; symbolic axes must be longer than 1.
+        inputs: Names of the inputs.
+        outputs: Names of the outputs.
+        axes: Symbolic axes of the inputs that have any.
+
+    Returns:
+        A model with the names given, opset `OPSET`, IR `IR_VERSION` and no metadata.
+    """
+    dims = {axis: torch.export.Dim(axis, min=1) for named in axes.values() for axis in named.values()}
+    shapes = tuple({position: dims[axis] for position, axis in axes.get(name, {}).items()} for name in inputs)
+    with _quietly():
+        program = torch.onnx.export(
+            module.eval(),
+            # torch.export takes one tensor object given twice for one input, and drops the other.
+            tuple(tensor.clone() for tensor in example),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=_match_signature(module, shapes),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    model = program.model_proto  # type: ignore[union-attr]  # None only without dynamo
+    return strip(model)
+
+
+def strip(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Remove what differs between machines or tells about them, and pin the IR version."""
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version, model.doc_string = "edgefl", "", ""
+    del model.metadata_props[:]
+    graph = model.graph
+    graph.doc_string, graph.name = "", "graph"
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    values: list[onnx.ValueInfoProto | onnx.TensorProto] = [*graph.input, *graph.output, *graph.initializer]
+    for part in (*graph.node, *values):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    return model
+
+
+def _match_signature(module: nn.Module, shapes: tuple[object, ...]) -> tuple[object, ...]:
+    """Group the shapes of variadic arguments, as torch.export wants them."""
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return shapes
+    named = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*shapes[:named], shapes[named:])
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep the exporter's progress lines and deprecation notes out of the user's terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
