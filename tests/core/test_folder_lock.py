@@ -1,0 +1,31 @@
+"""One process at a time in a state folder (edgefl/core/folder_lock.py)."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from edgefl.core.folder_lock import locked_folder
+from edgefl.errors import StorageError
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    refused = pytest.raises(StorageError, match="in use by another edgefl server; stop that one")
+    with locked_folder(folder, "server"), refused, locked_folder(folder, "server"):
+        pass
+    with locked_folder(folder, "server") as held:
+        assert held == folder
+
+
+def test_the_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    with locked_folder(tmp_path / "a" / "b", "client") as held:
+        assert stat.S_IMODE(held.stat().st_mode) == 0o700
+
+
+def test_a_path_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="another --state"), locked_folder(tmp_path / "file", "client"):
+        pass

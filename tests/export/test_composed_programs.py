@@ -1,0 +1,143 @@
+"""The order of the calls: every exact saving is visible in it, and nothing is computed that no one reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from edgefl.bundle.program import Graph, Program, check_program
+from edgefl.core.tensor_slice import merge_slices
+from edgefl.errors import BadInputError
+from edgefl_export.compose import Composer
+from edgefl_export.graphs.catalog import Catalog
+from tests.export.networks import small_network
+
+PLAIN = Composer(Catalog(small_network()), batch=4)
+PARALLEL = Composer(Catalog(small_network(parallel_adapter_rank=2)), batch=4)
+LAST = 3
+
+
+def called(program: Program) -> list[str]:
+    return [call.graph for call in program.calls]
+
+
+def programs(composer: Composer) -> dict[str, Program]:
+    exits = range(LAST + 1)
+    found = {f"infer/{e}": composer.infer(e) for e in exits} | {f"train/{e}": composer.train(e) for e in exits}
+    return found | {"anytime": composer.anytime((0, 2, 3))}
+
+
+def test_inference_computes_one_row_of_the_exits_block_and_replaces_no_token_there() -> None:
+    assert called(PLAIN.infer(2)) == [
+        "embed", "open_history", "block", "modulate", "block", "modulate", "block_exit", "answer",
+    ]  # fmt: skip
+
+
+def test_anytime_answers_on_the_way_and_only_at_the_exits_there_are() -> None:
+    program = PLAIN.anytime((0, 2, 3))
+    assert called(program) == [
+        "embed", "open_history", "block", "answer", "modulate", "block", "modulate", "block", "answer", "modulate",
+        "block_exit", "answer",
+    ]  # fmt: skip
+    assert list(program.outputs) == ["logits_00", "logits_02", "logits_03"]
+
+
+def test_exit_0_trains_without_a_vjp_of_any_block() -> None:
+    assert called(PLAIN.train(0)) == ["embed", "open_history", "block_exit", "answer_vjp", "close_history"]
+
+
+def test_block_0_saves_nothing_and_block_1_gives_only_its_cls_rows_gradient() -> None:
+    assert called(PLAIN.train(3)) == [
+        "embed", "open_history", "block", "modulate", "block_saved", "modulate", "block_saved", "modulate",
+        "block_exit_saved", "answer_vjp",
+        "block_exit_vjp", "modulate_vjp", "block_vjp", "modulate_vjp", "block_vjp_cls", "modulate_vjp", "close_history",
+    ]  # fmt: skip
+
+
+def test_at_exit_1_the_exits_block_is_the_one_that_gives_its_cls_rows_gradient() -> None:
+    assert called(PLAIN.train(1))[-4:] == ["answer_vjp", "block_exit_vjp_cls", "modulate_vjp", "close_history"]
+
+
+def test_parallel_adapters_train_in_block_0_which_then_gives_no_other_gradient() -> None:
+    assert called(PARALLEL.train(2)) == [
+        "embed", "open_history", "block_saved", "modulate", "block_saved", "modulate", "block_exit_saved",
+        "answer_vjp",
+        "block_exit_vjp", "modulate_vjp", "block_vjp", "modulate_vjp", "block_vjp_adapter", "close_history",
+    ]  # fmt: skip
+    assert called(PARALLEL.train(0))[-3:] == ["answer_vjp", "block_exit_vjp_adapter", "close_history"]
+
+
+@pytest.mark.parametrize("composer", [PLAIN, PARALLEL])
+def test_nothing_is_made_that_no_one_reads(composer: Composer) -> None:
+    for name, program in programs(composer).items():
+        made = [tensor for call in program.calls for tensor in call.outputs if tensor]
+        read = {tensor for call in program.calls for tensor in call.inputs}
+        read |= {tensor for parts in program.outputs.values() for tensor in parts}
+        unread = [tensor for tensor in made if tensor not in read]
+        # The last token's history is one output of `modulate` with the token itself; nothing else is left over.
+        assert unread == [], name
+
+
+@pytest.mark.parametrize("composer", [PLAIN, PARALLEL])
+def test_every_program_fits_the_graphs_it_calls(composer: Composer) -> None:
+    catalog = composer.catalog
+    specs = {name: catalog.spec(name) for program in programs(composer).values() for name in called(program)}
+    graphs = {
+        name: Graph(file=f"{name}.onnx", inputs=list(spec.inputs), outputs=list(spec.outputs))
+        for name, spec in specs.items()
+    }
+    tensors = catalog.network.adapter() | catalog.network.backbone.frozen()
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    for name, program in programs(composer).items():
+        check_program(name, program, graphs, shapes)
+
+
+def trained(composer: Composer, exit_index: int) -> dict[str, Sequence[str]]:
+    """Return the parts of each tensor that an exit trains, by the tensor's name."""
+    parts: dict[str, list[str]] = {}
+    for part in merge_slices(composer.train(exit_index).coverage):
+        parts.setdefault(part.name, []).append(part.key)
+    return {name: tuple(keys) for name, keys in parts.items()}
+
+
+@pytest.mark.parametrize("exit_index", range(LAST + 1))
+def test_an_exit_trains_everything_but_the_position_rows_beyond_it(exit_index: int) -> None:
+    whole = {name: (name,) for name in PLAIN.catalog.network.adapter()}
+    # Row 0 is the client token's, row e + 1 the exit's.
+    expected = whole | {"accumulator.positions": (f"accumulator.positions[0:{exit_index + 2}]",)}
+    assert trained(PLAIN, exit_index) == expected
+
+
+@pytest.mark.parametrize("exit_index", range(LAST + 1))
+def test_an_exit_trains_the_parallel_adapters_down_to_its_block(exit_index: int) -> None:
+    rows = {
+        name: (f"{name}[0:{exit_index + 1}]",)
+        for name in PARALLEL.catalog.network.adapter()
+        if name.startswith("parallel_adapters.")
+    }
+    assert len(rows) == 4
+    assert {name: parts for name, parts in trained(PARALLEL, exit_index).items() if name in rows} == rows
+
+
+def test_a_tensor_that_several_calls_read_gets_the_sum_of_their_gradients() -> None:
+    weight = "accumulator.blocks.0.attn.qkv.weight"
+    # Two modulations and the answer.
+    assert len(PLAIN.train(2).outputs[weight]) == 3
+    assert len(PLAIN.train(2).outputs["head.norm.weight"]) == 1
+
+
+def test_training_takes_the_batch_asked_for_and_inference_any() -> None:
+    train, infer = PLAIN.train(1), PLAIN.infer(1)
+    assert (train.batch, infer.batch) == (4, None)
+    assert {name: spec.shape for name, spec in train.inputs.items()} == {
+        "samples": [4, 1, 8, 8],
+        "labels": [4],
+        "weights": [4],
+    }
+    assert infer.inputs["samples"].shape == [None, 1, 8, 8]
+
+
+def test_a_network_that_replaces_no_token_is_refused_by_name() -> None:
+    with pytest.raises(BadInputError, match="replace=False cannot be exported"):
+        Composer(Catalog(small_network(replace=False)), batch=4)

@@ -1,0 +1,123 @@
+"""Counted multiply-accumulates against formulas worked out here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from edgefl.bundle import Bundle
+from edgefl.bundle.manifest import Cost
+from edgefl.bundle.program import Call, Input, Program
+from edgefl_export.compose import Composer
+from edgefl_export.costs import count_cost
+from edgefl_export.exporter import ExportResult
+from edgefl_export.graphs.block import BLOCK_WEIGHTS, TRANSPOSED
+from edgefl_export.graphs.catalog import Catalog
+from edgefl_export.graphs.stand_alone import External
+from edgefl_export.model.backbone import Backbone
+from edgefl_export.model.config import AccumulatorConfig
+from edgefl_export.model.network import AccumulatorNetwork
+from tests.export.networks import INPUT, embedded_network, lowered
+
+# The embedded backbone: width, FFN, tokens, pixels of a patch, classes; and the Accumulator's and head's hidden size.
+D, FFN, N, PATCH, CLASSES, M = 96, 192, 17, 8 * 8, 10, 512
+
+
+def externals(network: AccumulatorNetwork, program: Program) -> dict[str, External]:
+    """Return the shapes of the bundle tensors a program reads; where they lie does not matter to a count."""
+    shapes = {
+        name: tuple(reversed(tensor.shape)) if name.endswith(TRANSPOSED) else tuple(tensor.shape)
+        for name, tensor in network.backbone.frozen().items()
+    }
+    shapes |= {name: tuple(tensor.shape) for name, tensor in network.adapter().items()}
+    read = {key for call in program.calls for key in call.inputs if key in shapes}
+    return {key: External(file="", offset=0, shape=shapes[key]) for key in read}
+
+
+def full_block() -> int:
+    """Queries, keys, values and projection: 4 D^2 a token; FFN: 2 D FFN; scores and reading: 2 n D."""
+    return N * (4 * D * D + 2 * D * FFN + 2 * N * D)
+
+
+def exit_block() -> int:
+    """Keys and values of all tokens; everything else of one."""
+    return N * 2 * D * D + 2 * D * D + 2 * N * D + 2 * D * FFN
+
+
+def accumulator(tokens: int) -> int:
+    """One query row over keys and values of the whole history, computed again in each call; FFN of that row."""
+    return tokens * 2 * D * D + 2 * D * D + 2 * tokens * D + 2 * D * M
+
+
+@pytest.mark.parametrize("exit_index", [0, 1, 2, 5, 11])
+def test_inference_costs_what_the_formula_says(exit_index: int, embedded_graphs: Mapping[str, onnx.ModelProto]) -> None:
+    network = embedded_network()
+    program = Composer(Catalog(network), batch=None).infer(exit_index)
+    cost = count_cost(program, embedded_graphs, externals(network, program), {})
+    # Block l modulates with a client token and l + 1 CLS tokens; the exit answers with e + 2.
+    modulations = sum(accumulator(index + 2) for index in range(exit_index))
+    head = D * M + M * CLASSES
+    answer = accumulator(exit_index + 2) + head
+    assert cost.macs == (N - 1) * PATCH * D + exit_index * full_block() + exit_block() + modulations + answer
+    assert cost.trainable_parameters == 0
+
+
+def test_a_block_of_deit_small_at_160_pixels_costs_what_the_papers_table_7_says() -> None:
+    torch.manual_seed(0)
+    vit = VisionTransformer(img_size=160, patch_size=16, num_classes=0, embed_dim=384, depth=1, num_heads=6)
+    backbone = Backbone("one block", vit, INPUT | {"mean": (0.5,) * 3, "std": (0.5,) * 3})
+    network = AccumulatorNetwork(backbone, AccumulatorConfig(width=384, blocks=1, classes=100, mlp_dim=2048))
+    weights = [f"blocks.0.{name}" for name in BLOCK_WEIGHTS]
+    program = Program(
+        mode="infer",
+        exit_index=0,
+        batch=None,
+        inputs={
+            "cls": Input(dtype="float32", shape=[None, 1, 384]),
+            "patches": Input(dtype="float32", shape=[None, 100, 384]),
+        },
+        calls=[Call(graph="block", inputs=["cls", "patches", *weights], outputs=["cls_out", "patches_out"])],
+        outputs={"cls_out": ["cls_out"], "patches_out": ["patches_out"]},
+    )
+    cost = count_cost(program, {"block": lowered(network, "block")}, externals(network, program), {})
+    n = 101
+    assert cost.macs == 12 * 384 * 384 * n + 2 * n * n * 384
+    # The slope of the table's FLOPs row is 0.1856 G for each exit.
+    assert cost.macs / 1e9 == pytest.approx(0.1866, abs=5e-5)
+    # 12 D^2 + 13 D.
+    assert cost.parameters == 1_774_464
+
+
+def golden_costs(golden_export: ExportResult) -> Mapping[str, Cost]:
+    return Bundle(golden_export.folder).manifest.costs
+
+
+def test_every_inference_and_training_program_has_its_cost(golden_export: ExportResult) -> None:
+    costs = golden_costs(golden_export)
+    assert sorted(costs) == ["infer/0", "infer/1", "infer/2", "train/0", "train/1", "train/2"]
+    for mode in ("infer", "train"):
+        macs = [costs[f"{mode}/{e}"].macs for e in (0, 1, 2)]
+        assert macs == sorted(set(macs))
+
+
+@pytest.mark.parametrize("exit_index", [0, 1, 2])
+def test_what_an_exit_trains_is_counted_by_element(exit_index: int, golden_export: ExportResult) -> None:
+    # Width 24, hidden 32, five classes; rank 4.
+    client, positions = 24, (exit_index + 2) * 24
+    block = 2 * 2 * 24 + 3 * 24 * 24 + 24 * 24 + 24 + 24 * 32 + 32 + 32 * 24 + 24
+    head = 2 * 24 + 24 * 32 + 32 + 32 * 5 + 5
+    parallel = (exit_index + 1) * (2 * 24 * 4 + 4 + 24)
+    cost = golden_costs(golden_export)[f"train/{exit_index}"]
+    assert cost.trainable_parameters == client + positions + block + head + parallel
+
+
+def test_inference_reads_the_blocks_up_to_its_exit_and_no_other(golden_export: ExportResult) -> None:
+    costs = golden_costs(golden_export)
+    # A block of width 24 with an FFN of 48, and its row of the parallel adapters.
+    block = 2 * 2 * 24 + 4 * 24 * 24 + 4 * 24 + 2 * 24 * 48 + 48 + 24 + 2 * 24 * 4 + 4 + 24
+    assert costs["infer/1"].parameters - costs["infer/0"].parameters == block
+    assert costs["infer/2"].parameters - costs["infer/1"].parameters == block

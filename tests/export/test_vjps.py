@@ -1,0 +1,298 @@
+"""Every hand-written VJP against torch.autograd in float64, on shapes that hypothesis draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgefl_export.graphs.accumulator import Answer, AnswerVjp, CloseHistory, Modulate, ModulateVjp, OpenHistory
+from edgefl_export.graphs.accumulator_stack import AccumulatorShape
+from edgefl_export.graphs.block import Block, BlockShape, Embed, Rows
+from edgefl_export.graphs.block_vjp import BlockVjp, Inputs
+from edgefl_export.graphs.derivatives import (
+    attention,
+    attention_vjp,
+    gelu_slope,
+    layer_norm_vjp,
+    linear_gradients,
+    merge_heads,
+    split_heads,
+    standardize,
+)
+from edgefl_export.model.accumulator import AccumulatorBlock, Head
+from edgefl_export.model.config import AccumulatorConfig
+from tests.export.networks import small_backbone
+
+EPS = 1e-5
+few = settings(max_examples=12, deadline=None)
+size = st.integers(1, 5)
+seeds = st.integers(0, 2**16)
+
+
+def agree(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    assert len(found) == len(expected)
+    for own, autograd in zip(found, expected, strict=True):
+        assert own.shape == autograd.shape
+        torch.testing.assert_close(own, autograd, rtol=1e-10, atol=1e-10)
+
+
+class Draw:
+    """Makes random float64 tensors that autograd follows."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, *shape: int) -> Tensor:
+        """Return the next tensor."""
+        return torch.randn(*shape, dtype=torch.float64, generator=self.generator).requires_grad_()
+
+
+@few
+@given(seed=seeds, rows=size, width=st.integers(2, 9))
+def test_layer_norm(seed: int, rows: int, width: int) -> None:
+    draw = Draw(seed)
+    x, weight, gradient = draw(2, rows, width), draw(width), draw(2, rows, width)
+    expected = torch.autograd.grad(F.layer_norm(x, (width,), weight, eps=EPS), x, gradient)
+    standardized, inverse_std = standardize(x, EPS)
+    agree([standardized * weight], [F.layer_norm(x, (width,), weight, eps=EPS)])
+    agree([layer_norm_vjp(gradient * weight, standardized, inverse_std)], expected)
+
+
+def test_gelu_has_the_slope_of_the_exact_gelu() -> None:
+    x = torch.linspace(-6, 6, 101, dtype=torch.float64, requires_grad=True)
+    agree([gelu_slope(x)], torch.autograd.grad(F.gelu(x).sum(), x))
+
+
+@few
+@given(seed=seeds, rows=size, tokens=size, heads=size, head_size=size)
+def test_attention(seed: int, rows: int, tokens: int, heads: int, head_size: int) -> None:
+    draw, scale = Draw(seed), 0.37
+    q, k, v = draw(2, heads, rows, head_size), draw(2, heads, tokens, head_size), draw(2, heads, tokens, head_size)
+    gradient = draw(2, heads, rows, head_size)
+    plain = F.scaled_dot_product_attention(q, k, v, scale=scale)
+    read, weights = attention(q * scale, k, v)
+    agree([read], [plain])
+    expected = torch.autograd.grad(plain, (q, k, v), gradient)
+    agree(attention_vjp(gradient, q * scale, k, v, weights, scale), expected)
+
+
+@few
+@given(seed=seeds, rows=size, inputs=size, outputs=size)
+def test_a_linear_layer(seed: int, rows: int, inputs: int, outputs: int) -> None:
+    draw = Draw(seed)
+    x, weight, bias, gradient = draw(2, rows, inputs), draw(outputs, inputs), draw(outputs), draw(2, rows, outputs)
+    agree(linear_gradients(gradient, x), torch.autograd.grad(F.linear(x, weight, bias), (weight, bias), gradient))
+
+
+def test_heads_are_split_as_torch_splits_them_and_merged_back() -> None:
+    x = torch.arange(2 * 3 * 8.0).reshape(2, 3, 8)
+    split = split_heads(x, 4)
+    assert torch.equal(split[1, 2], x[1, :, 4:6])
+    assert torch.equal(merge_heads(split), x)
+
+
+@dataclass(frozen=True)
+class BlockCase:
+    """A block's shape, its input and its weights as the graphs take them."""
+
+    shape: BlockShape
+    cls: Tensor
+    patches: Tensor
+    weights: tuple[Tensor, ...]
+
+    def plain(self) -> Tensor:
+        """Return the block's output written with torch's own operators, all rows of it."""
+        norm1, norm1_b, qkv, qkv_b, proj, proj_b, norm2, norm2_b, fc1, fc1_b, fc2, fc2_b, *parallel = self.weights
+        width = (self.shape.width,)
+        z = torch.cat([self.cls, self.patches], dim=1)
+        u = F.layer_norm(z, width, norm1, norm1_b, self.shape.eps)
+        q, k, v = (split_heads(part, self.shape.heads) for part in F.linear(u, qkv, qkv_b).chunk(3, dim=-1))
+        y = z + F.linear(merge_heads(F.scaled_dot_product_attention(q, k, v)), proj.T, proj_b)
+        hidden = F.gelu(F.linear(F.layer_norm(y, width, norm2, norm2_b, self.shape.eps), fc1, fc1_b))
+        out = y + F.linear(hidden, fc2.T, fc2_b)
+        if parallel:
+            down, down_b, up, up_b = (tensor[0] for tensor in parallel)
+            out = out + 0.3 * F.linear(F.relu(F.linear(y, down, down_b)), up, up_b)
+        return out
+
+
+@st.composite
+def block_cases(draw: st.DrawFn, *, parallel: bool) -> BlockCase:
+    heads = draw(st.integers(1, 3))
+    width = heads * draw(st.integers(2, 5))
+    tokens, hidden, rank = draw(size), draw(size), draw(size)
+    random = Draw(draw(seeds))
+    shapes: list[tuple[int, ...]] = [(width,), (width,), (3 * width, width), (3 * width,), (width, width), (width,)]
+    shapes += [(width,), (width,), (hidden, width), (hidden,), (hidden, width), (width,)]
+    if parallel:
+        shapes += [(1, rank, width), (1, rank), (1, width, rank), (1, width)]
+    return BlockCase(
+        shape=BlockShape(width=width, heads=heads, eps=1e-6, parallel_scale=0.3 if parallel else None),
+        cls=random(2, 1, width),
+        patches=random(2, tokens, width),
+        weights=tuple(random(*shape) for shape in shapes),
+    )
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@few
+@given(data=st.data())
+def test_a_block_computes_all_rows_and_the_exits_block_the_same_cls_row(parallel: bool, data: st.DataObject) -> None:
+    case = data.draw(block_cases(parallel=parallel))
+    expected = case.plain()
+    agree(
+        Block(case.shape, "all", save=False)(case.cls, case.patches, *case.weights), [expected[:, :1], expected[:, 1:]]
+    )
+    agree(Block(case.shape, "cls", save=False)(case.cls, case.patches, *case.weights), [expected[:, :1]])
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("inputs", ["all", "cls", "none"])
+@pytest.mark.parametrize("rows", ["all", "cls"])
+@few
+@given(data=st.data())
+def test_a_blocks_vjp(rows: Rows, inputs: Inputs, parallel: bool, data: st.DataObject) -> None:
+    case = data.draw(block_cases(parallel=parallel))
+    outputs = Block(case.shape, rows, save=True)(case.cls, case.patches, *case.weights)
+    made, saved = (outputs[:2], outputs[2:]) if rows == "all" else (outputs[:1], outputs[1:])
+    gradient = [torch.randn_like(tensor) for tensor in made]
+    found = BlockVjp(case.shape, rows, inputs)(*gradient, *saved, *case.weights)
+
+    wanted = {"all": [case.cls, case.patches], "cls": [case.cls], "none": []}[inputs] + list(case.weights[12:])
+    plain = case.plain()
+    read, at_read = (plain, torch.cat(gradient, dim=1)) if rows == "all" else (plain[:, :1], gradient[0])
+    agree(found, torch.autograd.grad(read, wanted, at_read) if wanted else [])
+
+
+@dataclass(frozen=True)
+class AccumulatorCase:
+    """An Accumulator and its head in torch, and what their graphs take."""
+
+    shape: AccumulatorShape
+    blocks: list[AccumulatorBlock]
+    head: Head
+    history: Tensor
+    cls: Tensor
+    positions: Tensor
+
+    @property
+    def accumulator_weights(self) -> list[Tensor]:
+        """The blocks' weights, in the graphs' order."""
+        return [parameter for block in self.blocks for parameter in block.parameters()]
+
+    def tokens(self) -> Tensor:
+        """Return all output tokens of the plain Accumulator, (B, n + 1, D)."""
+        x = torch.cat([self.history, self.cls], dim=1)
+        x = x + self.positions[: x.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def logits(self) -> Tensor:
+        """Return the exit's logits, (B, C)."""
+        read = self.tokens()[:, 0]
+        logits: Tensor = self.head(read + self.cls[:, 0] if self.shape.residual else read)
+        return logits
+
+
+@st.composite
+def accumulator_cases(
+    draw: st.DrawFn, *, depth: int = 1, residual: bool = True, head: Literal["mlp", "linear"] = "mlp"
+) -> AccumulatorCase:
+    heads, history = draw(st.integers(1, 3)), draw(size)
+    width = heads * draw(st.integers(2, 4))
+    config = AccumulatorConfig(
+        width=width, blocks=9, classes=draw(size), mlp_dim=draw(size), heads=heads, depth=depth, head=head
+    )
+    seed = draw(seeds)
+    torch.manual_seed(seed)
+    blocks, classifier = [AccumulatorBlock(config).double() for _ in range(depth)], Head(config).double()
+    random = Draw(seed)
+    with torch.no_grad():
+        for parameter in [p for part in (*blocks, classifier) for p in part.parameters()]:
+            parameter.copy_(random(*parameter.shape))
+    return AccumulatorCase(
+        shape=AccumulatorShape(width=width, heads=heads, depth=depth, residual=residual, head=head),
+        blocks=blocks,
+        head=classifier,
+        history=random(2, history, width),
+        cls=random(2, 1, width),
+        positions=random(10, width),
+    )
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@few
+@given(data=st.data())
+def test_modulating_a_token(depth: int, data: st.DataObject) -> None:
+    case = data.draw(accumulator_cases(depth=depth))
+    given_tensors = (case.history, case.cls, case.positions, *case.accumulator_weights)
+    modified = case.tokens()[:, -1:]
+    plain = (modified, torch.cat([case.history, modified], dim=1))
+    agree(Modulate(case.shape)(*given_tensors), plain)
+
+    at_modified, at_next = (torch.randn_like(tensor) for tensor in plain)
+    found = ModulateVjp(case.shape)(at_modified, at_next, *given_tensors)
+    expected = torch.autograd.grad(
+        plain, (case.cls, case.history, case.positions, *case.accumulator_weights), (at_modified, at_next)
+    )
+    agree(found, [*expected[:2], expected[2][: case.history.shape[1] + 1], *expected[3:]])
+
+
+@pytest.mark.parametrize(
+    ("depth", "residual", "head"), [(1, True, "mlp"), (2, True, "mlp"), (1, False, "mlp"), (1, True, "linear")]
+)
+@few
+@given(data=st.data())
+def test_answering_at_an_exit(depth: int, residual: bool, head: Literal["mlp", "linear"], data: st.DataObject) -> None:
+    case = data.draw(accumulator_cases(depth=depth, residual=residual, head=head))
+    weights = (*case.accumulator_weights, *case.head.parameters())
+    given_tensors = (case.history, case.cls, case.positions, *weights)
+    logits = case.logits()
+    agree([Answer(case.shape)(*given_tensors)], [logits])
+
+    labels = torch.randint(logits.shape[1], (2,))
+    sample_weights = torch.tensor([0.7, 0.2], dtype=torch.float64)
+    loss = (F.cross_entropy(logits, labels, reduction="none") * sample_weights).sum()
+    expected = torch.autograd.grad(loss, (case.cls, case.history, case.positions, *weights))
+    found = AnswerVjp(case.shape)(labels, sample_weights, *given_tensors)
+    agree(found, [loss, *expected[:2], expected[2][: case.history.shape[1] + 1], *expected[3:]])
+
+
+def test_a_sample_of_weight_0_changes_no_gradient() -> None:
+    shape = AccumulatorShape(width=4, heads=2, depth=1, residual=True, head="linear")
+    block, head = (
+        part(AccumulatorConfig(width=4, blocks=3, classes=3, mlp_dim=5, heads=2, head="linear"))
+        for part in (AccumulatorBlock, Head)
+    )
+    weights = [parameter.detach().double() for part in (block, head) for parameter in part.parameters()]
+    draw, labels = Draw(0), torch.tensor([2, 0, 1])
+    history, cls, positions = draw(3, 2, 4), draw(3, 1, 4), draw(5, 4)
+    alone = AnswerVjp(shape)(labels[:2], torch.ones(2).double(), history[:2], cls[:2], positions, *weights)
+    padded = AnswerVjp(shape)(labels, torch.tensor([1.0, 1, 0]).double(), history, cls, positions, *weights)
+    agree([padded[0], *padded[3:]], [alone[0], *alone[3:]])
+    agree([padded[1][:2], padded[2][:2]], alone[1:3])
+
+
+def test_the_history_opens_with_one_client_token_for_each_sample() -> None:
+    draw = Draw(0)
+    client, cls, gradient = draw(4), draw(3, 1, 4), draw(3, 1, 4)
+    opened = OpenHistory()(client, cls)
+    assert torch.equal(opened, client.repeat(3, 1)[:, None])
+    agree([CloseHistory()(gradient)], torch.autograd.grad(opened, client, gradient))
+
+
+def test_embedding_is_the_backbones_own_with_the_cls_token_apart() -> None:
+    backbone = small_backbone()
+    samples, weights = torch.randn(3, 1, 8, 8), backbone.frozen()
+    names = ("patch_embed.proj.weight", "patch_embed.proj.bias", "cls_token", "pos_embed")
+    cls, patches = Embed(backbone.patch_size)(samples, *(weights[name] for name in names))
+    torch.testing.assert_close(torch.cat([cls, patches], dim=1), backbone.embed(samples))

@@ -1,0 +1,58 @@
+"""Where gradients add up."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from edgefl.runtime.gradients import Gradients
+
+ADAPTER = {"w": np.ones((4, 2), np.float32), "b": np.ones(3, np.float32)}
+
+
+def keys(gradients: Gradients) -> list[str]:
+    return [part.key for part in gradients.coverage]
+
+
+def test_parts_add_up_where_they_overlap() -> None:
+    gradients = Gradients(ADAPTER)
+
+    gradients.add("w[0:3]", np.full((3, 2), 1, np.float32))
+    gradients.add("w[0:2]", np.full((2, 2), 10, np.float32))
+    gradients.add("b", np.full(3, 5, np.float32))
+
+    assert gradients.arrays["w"][:, 0].tolist() == [11, 11, 1, 0]
+    assert gradients.arrays["b"].tolist() == [5, 5, 5]
+    assert keys(gradients) == ["w[0:3]", "b"]
+
+
+def test_the_norm_is_over_all_tensors() -> None:
+    gradients = Gradients(ADAPTER)
+    gradients.add("b", np.array([2, 3, 6], np.float32))  # norm 7
+    gradients.add("w[1:2]", np.array([[0, 24]], np.float32))
+
+    assert gradients.norm() == 25.0  # 7 * 7 + 24 * 24 = 625
+
+    gradients.scale(0.5)
+    assert math.isclose(gradients.norm(), 12.5)
+    assert gradients.arrays["b"].tolist() == [1, 1.5, 3]
+
+
+def test_a_cleared_buffer_has_neither_values_nor_coverage_and_is_the_same_memory() -> None:
+    gradients = Gradients(ADAPTER)
+    array = gradients.arrays["w"]
+    gradients.add("w[1:3]", np.ones((2, 2), np.float32))
+
+    gradients.clear()
+
+    assert gradients.arrays["w"] is array
+    assert not array.any()
+    assert keys(gradients) == []
+
+
+def test_the_adapter_itself_is_no_buffer() -> None:
+    gradients = Gradients(ADAPTER)
+    gradients.add("b", np.ones(3, np.float32))
+
+    assert ADAPTER["b"].tolist() == [1, 1, 1]
