@@ -74,7 +74,7 @@ def run(
             stop=stop,
             connect_seconds=None if wait else connect_seconds,
         )
-        with Node(transport, journal) as node:
+        with Node(transport, journal, work=session.work_digest) as node:
             click.echo(f"joined {url} as node {node.node_id}, training up to exit {deepest}", err=True)
             serve(node, session)
     if json_path:

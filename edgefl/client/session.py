@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -65,6 +66,11 @@ class Session:
         self._stop = stop
         self._clock = clock
 
+    @property
+    def work_digest(self) -> bytes:
+        """Digest of what the device adds to an answer: the same instruction on other samples is other work."""
+        return hashlib.sha256(self._samples.labels.tobytes()).digest()
+
     def answer(self, message_type: str, content: Content) -> Content:
         """Answer one message.
 
@@ -115,7 +121,7 @@ class Session:
             return Content(arrays=trained, metrics=metrics)
         return Content(
             arrays={part.key: _answered(part, trained, sent, instruction.reply) for part in result.coverage},
-            configs={"reply": _header(instruction, result).to_config()},
+            configs={"reply": _header(instruction, plan, result).to_config()},
             metrics=metrics,
         )
 
@@ -146,13 +152,8 @@ class Session:
             raise InstructionError(
                 f"the instruction is for bundle {instruction.bundle_id[:12]}, this device has {own[:12]}"
             )
-        if instruction.exit_index not in self.model.exits or instruction.exit_index > self.deepest_exit:
-            raise InstructionError(
-                f"exit {instruction.exit_index} cannot be trained here: the bundle has {list(self.model.exits)}, "
-                f"this device affords exit {self.deepest_exit} at most"
-            )
         return LocalPlan(
-            exit_index=instruction.exit_index,
+            exit_index=self._affordable_exit(instruction),
             draw=instruction.draw,
             seed=instruction.seed,
             optimizer=instruction.optimizer,
@@ -163,6 +164,17 @@ class Session:
             epochs=instruction.epochs,
             batch_size=instruction.batch_size,
         )
+
+    def _affordable_exit(self, instruction: Instruction) -> int:
+        """Return the exit asked for, or the deepest affordable one above it if the device has become smaller."""
+        asked, exits = instruction.exit_index, self.model.exits
+        affordable = [exit_index for exit_index in exits if exit_index <= min(asked, self.deepest_exit)]
+        if asked not in exits or not affordable:
+            raise InstructionError(
+                f"exit {asked} cannot be trained here: the bundle has {list(exits)}, "
+                f"this device affords exit {self.deepest_exit} at most"
+            )
+        return affordable[-1]
 
     def _checked_adapter(self, arrays: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         expected = {name: array.shape for name, array in self.model.adapter.items()}
@@ -196,13 +208,13 @@ def _check_finite(arrays: Mapping[str, FloatArray], what: str) -> None:
             raise InstructionError(f"{what} NaN or infinite values in {name!r}")
 
 
-def _header(instruction: Instruction, result: LocalResult) -> ReplyHeader:
+def _header(instruction: Instruction, plan: LocalPlan, result: LocalResult) -> ReplyHeader:
     return ReplyHeader(
         edgefl=PROTOCOL_VERSION,
         bundle_id=instruction.bundle_id,
         adapter_version=instruction.adapter_version,
         round=instruction.round,
-        exit_index=instruction.exit_index,
+        exit_index=plan.exit_index,
         coverage=[part.key for part in result.coverage],
         reply=instruction.reply,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from edgefl.fleet.records import (
     encode_metrics,
 )
 
-__all__ = ["ARRAYS", "Content", "decode_content", "encode_content"]
+__all__ = ["ARRAYS", "Content", "content_digest", "decode_content", "encode_content"]
 
 ARRAYS = "arrays"
 """Name of the one ArrayRecord that edgefl reads and writes; it is also stock Flower's."""
@@ -78,6 +79,16 @@ def decode_content(store: ObjectStore, key: str) -> Content:
         elif name == ARRAYS:
             arrays = _decode_arrays(store, parts)
     return Content(arrays=arrays, configs=configs, metrics=metrics)
+
+
+def content_digest(content: Content) -> bytes:
+    """Return a sha256 that two contents share only if they are equal.
+
+    Flower's own ids do not: it writes the keys of a record in any order.
+    """
+    arrays = {name: (array.shape, hashlib.sha256(array.data).hexdigest()) for name, array in content.arrays.items()}
+    whole = msgspec.json.encode((arrays, content.configs, content.metrics), order="deterministic")
+    return hashlib.sha256(whole).digest()
 
 
 def _decode_arrays(store: ObjectStore, record: StoredObject) -> dict[str, NDArray[np.float32]]:

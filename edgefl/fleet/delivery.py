@@ -71,10 +71,13 @@ def push_parcel(transport: Transport, node_id: int, parcel: Parcel) -> None:
     Doing it again does no harm: the message's id is the hash of its objects.
 
     Raises:
-        GoneError: If the message expires meanwhile, or the server does not keep its objects.
+        GoneError: If the message expires meanwhile, comes from another node id than the server knows now, or if the
+            server does not keep its objects.
         StoppedError: If the transport's `stop` was set.
         StatusError: If the server refuses, for instance because the run is over.
     """
+    if parcel.metadata.src_node_id != node_id:
+        raise GoneError(f"the server has forgotten node {parcel.metadata.src_node_id}, whose answer this is")
     node = fleet_pb2.Node(node_id=node_id)
     message = fleet_pb2.PushMessagesRequest(
         node=node, messages_list=[parcel.message], message_object_trees=[parcel.tree]

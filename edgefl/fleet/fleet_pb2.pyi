@@ -786,8 +786,11 @@ class JournalEntry(google.protobuf.message.Message):
     TREE_FIELD_NUMBER: builtins.int
     OBJECTS_FIELD_NUMBER: builtins.int
     ATTEMPTS_FIELD_NUMBER: builtins.int
+    QUESTION_FIELD_NUMBER: builtins.int
     attempts: builtins.int
     """How often an instruction was handed out to be worked on."""
+    question: builtins.bytes
+    """Of a reply that cost work: the digest of the content it answers."""
     @property
     def message(self) -> global___Message: ...
     @property
@@ -803,8 +806,9 @@ class JournalEntry(google.protobuf.message.Message):
         tree: global___ObjectTree | None = ...,
         objects: collections.abc.Mapping[builtins.str, builtins.bytes] | None = ...,
         attempts: builtins.int = ...,
+        question: builtins.bytes = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["message", b"message", "tree", b"tree"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "message", b"message", "objects", b"objects", "tree", b"tree"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "message", b"message", "objects", b"objects", "question", b"question", "tree", b"tree"]) -> None: ...
 
 global___JournalEntry = JournalEntry

@@ -3,8 +3,9 @@
     node.json      {"node_id": "1234"}: text, because it has 64 unsigned bits
     instruction    pulled and not yet answered
     reply          finished and not yet uploaded
+    answered       the last reply that cost work, uploaded or not: a server that lost it will ask again
 
-The last two are one line with format and version, the sha256 of the rest, and a JournalEntry of fleet.proto.
+The last three are one line with format and version, the sha256 of the rest, and a JournalEntry of fleet.proto.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Journal:
         key_file: Where the device's key belongs.
         instruction: The instruction being worked on.
         reply: The reply being uploaded.
+        answered: The last reply that cost work.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -60,6 +62,7 @@ class Journal:
         self.key_file = folder / "identity.pem"
         self.instruction = ParcelFile(folder / "instruction")
         self.reply = ParcelFile(folder / "reply")
+        self.answered = ParcelFile(folder / "answered")
         self._node_file = folder / "node.json"
 
     def load_node_id(self) -> int | None:
@@ -80,6 +83,18 @@ class Journal:
             StorageError: If the disk does not take it.
         """
         write_atomically(self._node_file, [msgspec.json.encode(_NodeFile(node_id=str(node_id)))])
+
+    def close_reply(self) -> None:
+        """End the upload of the reply, successful or not; what cost work is kept as `answered`.
+
+        Raises:
+            StorageError: If the disk does not allow it.
+        """
+        parcel = self.reply.load()
+        if parcel is not None and parcel.question:
+            self.reply.rename(self.answered)
+        else:
+            self.reply.forget()
 
 
 class ParcelFile:
@@ -109,9 +124,24 @@ class ParcelFile:
             StorageError: If the disk does not take it.
         """
         entry = JournalEntry(
-            message=parcel.message, tree=parcel.tree, objects=parcel.objects, attempts=parcel.attempts
+            message=parcel.message,
+            tree=parcel.tree,
+            objects=parcel.objects,
+            attempts=parcel.attempts,
+            question=parcel.question,
         ).SerializeToString()
         write_atomically(self._path, [_FORMAT, hashlib.sha256(entry).digest(), entry])
+
+    def rename(self, target: ParcelFile) -> None:
+        """Make this parcel that of another file, which costs no second copy.
+
+        Raises:
+            StorageError: If the disk does not allow it.
+        """
+        try:
+            self._path.replace(target._path)
+        except OSError as error:
+            raise StorageError(f"cannot rename {self._path}: {error.strerror}; check the disk") from error
 
     def forget(self) -> None:
         """Remove the parcel, if there is one.
@@ -134,7 +164,13 @@ def _decode(content: bytes) -> Parcel | None:
         fields = JournalEntry.FromString(bytes(entry))
     except DecodeError:
         return None
-    return Parcel(message=fields.message, tree=fields.tree, objects=dict(fields.objects), attempts=fields.attempts)
+    return Parcel(
+        message=fields.message,
+        tree=fields.tree,
+        objects=dict(fields.objects),
+        attempts=fields.attempts,
+        question=fields.question,
+    )
 
 
 def _read(path: Path) -> bytes | None:

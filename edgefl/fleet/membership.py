@@ -103,31 +103,32 @@ class Membership:
         try:
             node_id = send(ACTIVATE_NODE, activation).node_id
         except NotActiveError as error:
-            node_id = self._activate_again(send, activation, error)
+            node_id = self._take_over(send, error)
         self._become(node_id)
         self.node_id = node_id
         logger.info("joined %s as node %d", self._transport.url, node_id)
 
-    def _activate_again(self, send: _Send, activation: fleet_pb2.ActivateNodeRequest, refusal: NotActiveError) -> int:
-        """Activate after a crash: until its last heartbeat expires, the server takes the old session for alive."""
-        saved_id = self._journal.load_node_id()
-        try:
-            if saved_id is None:
-                raise refusal
+    def _take_over(self, send: _Send, refusal: NotActiveError) -> int:
+        """Go on with the session that a crash left open.
+
+        To close it first would be the end of what the server waits for: it gives up a message as soon as it looks
+        for the reply of a node that is not active.
+        """
+        node_id = self._journal.load_node_id()
+        if node_id is not None:
             with contextlib.suppress(StatusError):
-                send(DEACTIVATE_NODE, fleet_pb2.DeactivateNodeRequest(node_id=saved_id))
-            return send(ACTIVATE_NODE, activation).node_id
-        except NotActiveError as error:
-            raise NotActiveError(
-                f"{self._transport.url} does not accept this device: its key is not registered there, or another "
-                "process uses it; register the public key with the server, or stop the other process"
-            ) from error
+                if send(SEND_NODE_HEARTBEAT, self._heartbeat(node_id)).success:
+                    return node_id
+        raise NotActiveError(
+            f"{self._transport.url} does not accept this device: its key is not registered there, or another "
+            "process uses it; register the public key with the server, or stop the other process"
+        ) from refusal
 
     def _become(self, node_id: int) -> None:
         if self._journal.load_node_id() != node_id:
             # Instructions and replies belong to the node id they were sent to.
             self._journal.instruction.forget()
-            self._journal.reply.forget()
+            self._journal.close_reply()
             self._journal.save_node_id(node_id)
 
     def _enter_again(self, forgotten_id: int, send: _Send) -> None:
@@ -148,12 +149,14 @@ class Membership:
 
     def _send_heartbeat(self) -> None:
         node_id = self.node_id
-        request = fleet_pb2.SendNodeHeartbeatRequest(
-            node=fleet_pb2.Node(node_id=node_id), heartbeat_interval=self._heartbeat_seconds
-        )
         try:
-            is_known = self._transport.call_once(SEND_NODE_HEARTBEAT, request).success
+            is_known = self._transport.call_once(SEND_NODE_HEARTBEAT, self._heartbeat(node_id)).success
         except (UnauthorizedError, NotActiveError):
             is_known = False
         if not is_known:
             self._enter_again(node_id, self._transport.call_once)
+
+    def _heartbeat(self, node_id: int) -> fleet_pb2.SendNodeHeartbeatRequest:
+        return fleet_pb2.SendNodeHeartbeatRequest(
+            node=fleet_pb2.Node(node_id=node_id), heartbeat_interval=self._heartbeat_seconds
+        )

@@ -6,6 +6,7 @@ It never executes anything a server sends: of a Flower app only the messages are
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,7 +14,7 @@ from typing import Self
 
 from edgefl.fleet import fleet_pb2
 from edgefl.fleet.calls import CONFIRM_MESSAGE_RECEIVED, PULL_MESSAGES
-from edgefl.fleet.content import Content
+from edgefl.fleet.content import Content, content_digest
 from edgefl.fleet.delivery import GoneError, check_alive, pull_objects, push_parcel
 from edgefl.fleet.journal import Journal
 from edgefl.fleet.membership import Membership
@@ -38,11 +39,13 @@ class Received:
         message_type: What is asked, such as `train` or `query.properties`.
         content: What it is asked with.
         metadata: Whom to answer; opaque.
+        question: Digest of all that the answer depends on.
     """
 
     message_type: str
     content: Content
     metadata: fleet_pb2.Metadata
+    question: bytes
 
 
 class Node:
@@ -52,18 +55,26 @@ class Node:
     """
 
     def __init__(
-        self, transport: Transport, journal: Journal, *, heartbeat_seconds: float = 30.0, poll_seconds: float = 1.0
+        self,
+        transport: Transport,
+        journal: Journal,
+        *,
+        work: bytes = b"",
+        heartbeat_seconds: float = 30.0,
+        poll_seconds: float = 1.0,
     ) -> None:
         """Prepare a node; nothing is sent yet.
 
         Args:
             transport: The way to the server; its `stop` ends every wait of the node.
             journal: The node's state folder.
+            work: Digest of what answers depend on besides their instruction, such as the samples of the device.
             heartbeat_seconds: Promise to the server, from 10 to 1800; it waits twice as long for a sign of life.
             poll_seconds: Pause between two questions for an instruction.
         """
         self._transport = transport
         self._journal = journal
+        self._work = work
         self._membership = Membership(transport, journal, heartbeat_seconds=heartbeat_seconds)
         self._poll_seconds = poll_seconds
 
@@ -104,7 +115,8 @@ class Node:
         """Wait for the next instruction; the same one again until it is answered.
 
         First a reply whose upload was interrupted is uploaded.  Messages that nobody waits for any more are
-        dropped, hostile ones are answered with an error.
+        dropped, hostile ones are answered with an error.  What was answered with arrays last, and is asked again
+        because the server lost the answer, gets the same answer without being handed out.
 
         Returns:
             The instruction, or None when the transport's `stop` was set.
@@ -140,25 +152,37 @@ class Node:
             StoppedError: If the transport's `stop` was set meanwhile.
             StorageError: If the journal cannot be written.
         """
-        return self._answer(pack_reply(received.metadata, content, self.node_id, self._transport.clock.now()))
+        parcel = pack_reply(received.metadata, content, self._transport.clock.now())
+        return self._answer(dataclasses.replace(parcel, question=received.question if content.arrays else b""))
 
     def reply_error(self, received: Received, reason: str) -> bool:
         """Tell the server why there is no answer; otherwise like `reply`."""
-        return self._answer(pack_error(received.metadata, reason, self.node_id, self._transport.clock.now()))
+        return self._answer(pack_error(received.metadata, reason, self._transport.clock.now()))
 
     def _next(self) -> Received | None:
         parcel = self._journal.instruction.load() or self._pull_message()
         if parcel is None:
             return None
         try:
-            return self._open(parcel)
+            received = self._open(parcel)
         except (GoneError, RunOverError) as error:
             logger.info("instruction dropped: %s", error)
             self._journal.instruction.forget()
         except ObjectError as error:
             logger.warning("instruction refused: %s", error)
-            self._answer(pack_error(parcel.metadata, str(error), self.node_id, self._transport.clock.now()))
+            self._answer(pack_error(parcel.metadata, str(error), self._transport.clock.now()))
+        else:
+            return None if self._answered_before(received) else received
         return None
+
+    def _answered_before(self, received: Received) -> bool:
+        """Give the answer that the same question has had, if it is still there."""
+        before = self._journal.answered.load()
+        if before is None or before.question != received.question:
+            return False
+        logger.info("the server has lost the last answer; it gets it again")
+        self.reply(received, before.unpack())
+        return True
 
     def _pull_message(self) -> Parcel | None:
         answer = self._membership.as_member(
@@ -176,6 +200,8 @@ class Node:
 
     def _open(self, parcel: Parcel) -> Received:
         check_alive(self._transport, parcel)
+        if parcel.metadata.dst_node_id != self.node_id:
+            raise GoneError(f"it was sent to node {parcel.metadata.dst_node_id}, which the server has forgotten")
         if parcel.attempts == _MAX_ATTEMPTS:
             raise ObjectError(f"the client ended {_MAX_ATTEMPTS} times while it worked on this instruction")
         objects = parcel.objects or self._membership.as_member(
@@ -185,7 +211,12 @@ class Node:
         # Only now: the server deletes the objects.
         self._confirm(parcel.metadata)
         content = dataclasses.replace(parcel, objects=objects).unpack()
-        return Received(message_type=parcel.metadata.message_type, content=content, metadata=parcel.metadata)
+        return Received(
+            message_type=parcel.metadata.message_type,
+            content=content,
+            metadata=parcel.metadata,
+            question=hashlib.sha256(self._work + content_digest(content)).digest(),
+        )
 
     def _confirm(self, metadata: fleet_pb2.Metadata) -> None:
         self._membership.as_member(
@@ -221,8 +252,8 @@ class Node:
         except (ServerError, UnauthorizedError, NotActiveError):
             raise
         except (GoneError, StatusError) as error:
-            logger.info("reply dropped: %s", error)
-            self._journal.reply.forget()
+            logger.info("reply not uploaded: %s", error)
+            self._journal.close_reply()
             return False
-        self._journal.reply.forget()
+        self._journal.close_reply()
         return True

@@ -24,12 +24,14 @@ class Parcel:
         tree: Ids of its objects; the root is the message's own id.
         objects: Head and body of each object by id; empty as long as they have not been pulled.
         attempts: How often the instruction was handed out to be worked on.
+        question: Of a reply that cost work, the digest of what it answers; else empty.
     """
 
     message: fleet_pb2.Message
     tree: fleet_pb2.ObjectTree
     objects: Mapping[str, bytes] = field(default_factory=dict)
     attempts: int = 0
+    question: bytes = b""
 
     @property
     def metadata(self) -> fleet_pb2.Metadata:
@@ -67,13 +69,12 @@ class Parcel:
         return decode_content(store, message.children[0])
 
 
-def pack_reply(instruction: fleet_pb2.Metadata, content: Content, node_id: int, now: float) -> Parcel:
-    """Return the answer to an instruction.
+def pack_reply(instruction: fleet_pb2.Metadata, content: Content, now: float) -> Parcel:
+    """Return the answer to an instruction, from the node that the instruction was sent to.
 
     Args:
         instruction: Metadata of the instruction.
         content: The answer's content.
-        node_id: The answering node.
         now: The server's time in seconds since 1970.
 
     Raises:
@@ -82,23 +83,22 @@ def pack_reply(instruction: fleet_pb2.Metadata, content: Content, node_id: int, 
     """
     store = ObjectStore()
     root = encode_content(store, content)
-    message = fleet_pb2.Message(metadata=_reply_metadata(instruction, node_id, now))
+    message = fleet_pb2.Message(metadata=_reply_metadata(instruction, now))
     body = message.SerializeToString()
     message.content.SetInParent()
     return _pack(store, message, body, (root,))
 
 
-def pack_error(instruction: fleet_pb2.Metadata, reason: str, node_id: int, now: float) -> Parcel:
+def pack_error(instruction: fleet_pb2.Metadata, reason: str, now: float) -> Parcel:
     """Return the answer that says why there is none.
 
     Args:
         instruction: Metadata of the instruction.
         reason: What went wrong, for the server's log.
-        node_id: The answering node.
         now: The server's time in seconds since 1970.
     """
     error = fleet_pb2.Error(code=CLIENT_ERROR, reason=reason)
-    message = fleet_pb2.Message(metadata=_reply_metadata(instruction, node_id, now), error=error)
+    message = fleet_pb2.Message(metadata=_reply_metadata(instruction, now), error=error)
     return _pack(ObjectStore(), message, message.SerializeToString(), ())
 
 
@@ -108,10 +108,10 @@ def _pack(store: ObjectStore, message: fleet_pb2.Message, body: bytes, children:
     return Parcel(message=message, tree=store.tree(message.metadata.message_id), objects=store.contents)
 
 
-def _reply_metadata(instruction: fleet_pb2.Metadata, node_id: int, now: float) -> fleet_pb2.Metadata:
+def _reply_metadata(instruction: fleet_pb2.Metadata, now: float) -> fleet_pb2.Metadata:
     reply = fleet_pb2.Metadata(
         run_id=instruction.run_id,
-        src_node_id=node_id,
+        src_node_id=instruction.dst_node_id,
         dst_node_id=instruction.src_node_id,
         reply_to_message_id=instruction.message_id,
         group_id=instruction.group_id,

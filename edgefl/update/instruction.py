@@ -63,7 +63,8 @@ class Instruction(_ConfigRecord, frozen=True, kw_only=True):
         bundle_id: The bundle whose adapter travels along.
         adapter_version: Counts the server's aggregations; the reply carries it back.
         round: The server's round, from 1.
-        exit_index: The exit to train, or the deepest one that may be drawn.
+        exit_index: The exit to train, or the deepest one that may be drawn; a device that no longer affords it takes
+            its own deepest one.
         draw: `own` trains `exit_index` in every step, `uniform` draws an exit from 0 to it for each step.
         seed: Of the order of samples and of the draw; one for each round and tier, a device mixes in its number of
             samples.

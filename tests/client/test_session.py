@@ -74,6 +74,14 @@ def test_the_header_repeats_what_was_asked() -> None:
     assert header.reply == "values"
 
 
+def test_a_device_that_became_smaller_trains_the_deepest_exit_it_still_affords_and_says_so() -> None:
+    answer = train(make_session(deepest_exit=1), exit_index=2)
+
+    assert ReplyHeader.from_config(answer.configs["reply"]).exit_index == 1
+    same = train(make_session(deepest_exit=1), exit_index=1)
+    assert all(np.array_equal(array, same.arrays[key]) for key, array in answer.arrays.items())
+
+
 def test_values_are_what_was_sent_after_training_and_a_delta_is_their_difference() -> None:
     session, sent = make_session(), sent_adapter()
 

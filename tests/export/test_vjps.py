@@ -32,7 +32,7 @@ from edgefl_export.model.config import AccumulatorConfig
 from tests.export.networks import small_backbone
 
 EPS = 1e-5
-few = settings(max_examples=12, deadline=None)
+few = settings(max_examples=12)
 size = st.integers(1, 5)
 seeds = st.integers(0, 2**16)
 

@@ -27,13 +27,13 @@ class Device:
         self._folder = folder
         self._transports: list[Transport] = []
 
-    def start(self, *, heartbeat_seconds: float = 30.0) -> Node:
+    def start(self, *, heartbeat_seconds: float = 30.0, work: bytes = b"") -> Node:
         """Start a process; the one before it simply is no more."""
         journal = Journal(self._folder)
         stop = threading.Event()
         transport = Transport(self._url, Identity.load_or_create(journal.key_file), stop=stop)
         self._transports.append(transport)
-        return Node(transport, journal, heartbeat_seconds=heartbeat_seconds, poll_seconds=0.01)
+        return Node(transport, journal, work=work, heartbeat_seconds=heartbeat_seconds, poll_seconds=0.01)
 
     @property
     def stop(self) -> threading.Event:

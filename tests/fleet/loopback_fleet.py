@@ -112,10 +112,11 @@ class LoopbackFleet:
         self.online.add(request.node.node_id)
         return fleet_pb2.SendNodeHeartbeatResponse(success=True)
 
-    def _pull_messages(self, _: fleet_pb2.PullMessagesRequest) -> Message:
+    def _pull_messages(self, request: fleet_pb2.PullMessagesRequest) -> Message:
         if not self.inbox:
             return fleet_pb2.PullMessagesResponse()
         message, tree = self.inbox.pop(0)
+        message.metadata.dst_node_id = request.node.node_id
         return fleet_pb2.PullMessagesResponse(messages_list=[message], message_object_trees=[tree])
 
     def _pull_object(self, request: fleet_pb2.PullObjectRequest) -> Message:

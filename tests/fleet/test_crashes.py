@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from google.protobuf.message import Message
 
@@ -47,7 +48,8 @@ def test_an_instruction_survives_a_crash_while_it_is_worked_on(
     assert isinstance(fleet.reply_to(message_id), Content)
     paths = [request.path for request in server.asked]
     rejoin = paths.index("register-node", 1)
-    assert paths[rejoin : rejoin + 4] == ["register-node", "activate-node", "deactivate-node", "activate-node"]
+    # No deactivation: a server that looks for the reply in between would give it up.
+    assert paths[rejoin : rejoin + 3] == ["register-node", "activate-node", "send-node-heartbeat"]
 
 
 def test_an_instruction_that_ends_the_process_three_times_is_given_up(fleet: LoopbackFleet, device: Device) -> None:
@@ -117,3 +119,71 @@ def test_an_object_whose_confirmation_got_lost_is_not_the_end_of_a_reply(
         assert node.reply(received, ANSWER)
     assert isinstance(fleet.reply_to(message_id), Content)
     assert asked(server, "push-messages") == 2
+
+
+def test_a_question_that_a_killed_server_asks_again_gets_the_same_answer_without_work(
+    fleet: LoopbackFleet, device: Device
+) -> None:
+    fleet.send(ASK)
+    node = device.start()
+    node.join()
+    assert node.reply(receive(node), ANSWER)
+    fleet.forget_everything()
+    again = fleet.send(ASK)
+    fleet.send(ASK_NEXT)
+    with device.start() as restarted:
+        assert restarted.node_id == node.node_id + 1
+        assert number_of(receive(restarted)) == 2, "the first one is not handed out again"
+    answer = fleet.reply_to(again)
+    assert isinstance(answer, Content)
+    assert answer.arrays["weight"].tolist() == [7.0]
+    assert answer.metrics == ANSWER.metrics
+
+
+def test_an_answer_that_the_killed_server_never_had_is_kept_for_the_next_one(
+    fleet: LoopbackFleet, device: Device
+) -> None:
+    fleet.send(ASK)
+    with device.start() as node:
+        received = receive(node)
+        fleet.forget_everything()
+        assert not node.reply(received, ANSWER), "it was sent to a node that is no more"
+        assert device.files() == {"answered"}
+        again = fleet.send(ASK)
+        fleet.send(ASK_NEXT)
+        assert number_of(receive(node)) == 2
+    assert isinstance(fleet.reply_to(again), Content)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        Content(arrays={"weight": np.arange(3, dtype=np.float32) + 1}, configs=ASK.configs),
+        Content(arrays=ASK.arrays, configs={"config": {"round": 2}}),
+    ],
+    ids=["another adapter", "another round"],
+)
+def test_another_question_is_worked_on(fleet: LoopbackFleet, device: Device, question: Content) -> None:
+    fleet.send(ASK)
+    fleet.send(question)
+    with device.start() as node:
+        assert node.reply(receive(node), ANSWER)
+        assert node.reply(receive(node), ANSWER)
+
+
+def test_the_same_question_is_worked_on_where_the_device_has_other_samples_now(
+    fleet: LoopbackFleet, device: Device
+) -> None:
+    fleet.send(ASK)
+    with device.start() as node:
+        assert node.reply(receive(node), ANSWER)
+    fleet.send(ASK)
+    with device.start(work=b"other samples") as restarted:
+        assert restarted.reply(receive(restarted), ANSWER)
+
+
+def test_an_answer_without_arrays_is_given_anew(fleet: LoopbackFleet, device: Device) -> None:
+    for _ in range(2):
+        fleet.send(ASK)
+        with device.start() as node:
+            assert node.reply(receive(node), Content(configs={"properties": {"cores": 4}}))

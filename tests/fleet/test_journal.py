@@ -15,7 +15,7 @@ from edgefl.fleet.journal import Journal
 from edgefl.fleet.parcel import Parcel, pack_reply
 
 INSTRUCTION = fleet_pb2.Metadata(run_id=2**63, message_id="1f" * 32, ttl=60.0, created_at=1e9, message_type="train")
-PARCEL = pack_reply(INSTRUCTION, Content(arrays={"weight": np.ones((300, 1000), np.float32)}), 2**64 - 1, 1e9)
+PARCEL = pack_reply(INSTRUCTION, Content(arrays={"weight": np.ones((300, 1000), np.float32)}), 1e9)
 
 
 def test_a_new_folder_is_empty_and_private(tmp_path: Path) -> None:

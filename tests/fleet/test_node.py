@@ -29,7 +29,7 @@ def test_an_instruction_arrives_and_its_answer_comes_back(fleet: LoopbackFleet, 
     assert isinstance(reply, Content)
     assert reply.arrays["weight"].tolist() == [7.0]
     assert reply.metrics == {"metrics": {"num-examples": 4}}
-    assert device.files() == set()
+    assert device.files() == {"answered"}
     assert fleet.online == set(), "it said farewell"
 
 
@@ -86,7 +86,7 @@ def test_a_reply_to_a_run_that_ended_is_dropped_and_the_node_goes_on(fleet: Loop
         first = receive(node)
         fleet.refusals["push-messages"] = [403]
         assert not node.reply(first, ANSWER)
-        assert device.files() == set()
+        assert device.files() == {"answered"}
         assert number_of(receive(node)) == 2
 
 

@@ -23,7 +23,7 @@ from edgefl.fleet.content import Content, decode_content, encode_content
 from edgefl.fleet.objects import ObjectStore, object_id
 from edgefl.fleet.parcel import Parcel, pack_error, pack_reply
 from tests.flower import golden_objects
-from tests.flower.golden_objects import CONTENT, GOLDEN, INSTRUCTION, NODE_ID, NOW
+from tests.flower.golden_objects import CONTENT, GOLDEN, INSTRUCTION, NOW
 
 OBJECTS = {key: base64.b64decode(text) for key, text in json.loads(GOLDEN.read_text())["objects"].items()}
 TEXTS = st.text(max_size=20)
@@ -50,7 +50,7 @@ def test_the_golden_file_shared_with_kotlin_is_what_flwr_encodes() -> None:
 
 def test_a_reply_is_encoded_as_flwr_encodes_it() -> None:
     theirs = golden_objects.flower_message(golden_objects.flower_content())
-    ours = pack_reply(INSTRUCTION, CONTENT, NODE_ID, NOW)
+    ours = pack_reply(INSTRUCTION, CONTENT, NOW)
     assert ours.objects == golden_objects.encoded(theirs)
     assert ours.metadata.message_id == theirs.object_id
     assert ours.tree.SerializeToString() == get_object_tree(theirs).SerializeToString()
@@ -61,7 +61,7 @@ def test_a_reply_is_encoded_as_flwr_encodes_it() -> None:
 
 def test_an_error_reply_is_encoded_as_flwr_encodes_it() -> None:
     theirs = golden_objects.flower_message(None, Error(2, "no memory"))
-    ours = pack_error(INSTRUCTION, "no memory", NODE_ID, NOW)
+    ours = pack_error(INSTRUCTION, "no memory", NOW)
     assert ours.objects == golden_objects.encoded(theirs)
     assert ours.message.HasField("error")
     assert not ours.message.HasField("content")
@@ -70,8 +70,8 @@ def test_an_error_reply_is_encoded_as_flwr_encodes_it() -> None:
 def test_flwrs_objects_are_decoded_to_the_values_they_were_made_of() -> None:
     message_id = json.loads(GOLDEN.read_text())["reply"]["message_id"]
     parcel = Parcel(
-        message=pack_reply(INSTRUCTION, CONTENT, NODE_ID, NOW).message,
-        tree=pack_reply(INSTRUCTION, CONTENT, NODE_ID, NOW).tree,
+        message=pack_reply(INSTRUCTION, CONTENT, NOW).message,
+        tree=pack_reply(INSTRUCTION, CONTENT, NOW).tree,
         objects=OBJECTS,
     )
     assert parcel.metadata.message_id == message_id
@@ -79,7 +79,7 @@ def test_flwrs_objects_are_decoded_to_the_values_they_were_made_of() -> None:
 
 
 def test_flwr_inflates_our_objects_to_the_values_they_were_made_of() -> None:
-    parcel = pack_reply(INSTRUCTION, CONTENT, NODE_ID, NOW)
+    parcel = pack_reply(INSTRUCTION, CONTENT, NOW)
     message = inflate_object_from_contents(parcel.metadata.message_id, dict(parcel.objects))
     assert isinstance(message, Message)
     for name, array in CONTENT.arrays.items():
@@ -125,7 +125,7 @@ def test_received_arrays_cannot_be_written_into() -> None:
     config=st.dictionaries(TEXTS, st.one_of(SCALARS, LISTS), max_size=6),
     metrics=st.dictionaries(TEXTS, st.one_of(SINT64, st.floats(allow_nan=False)), max_size=4),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_goes_in_comes_out_and_the_same_content_has_the_same_id(
     arrays: dict[str, NDArray[np.float32]], config: dict[str, ConfigValue], metrics: dict[str, float]
 ) -> None:
