@@ -1,4 +1,4 @@
-"""One process at a time in a state folder."""
+"""One process at a time in a state folder; the kernel frees it when that process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 
 from edgefl.errors import StorageError
 
-__all__ = ["locked_folder"]
+__all__ = ["locked_folder", "wait_until_unlocked"]
+
+_LOCK = "lock"
 
 
 @contextmanager
@@ -25,7 +27,7 @@ def locked_folder(folder: Path, owner: str) -> Iterator[Path]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (folder / "lock").open("wb")
+        lock = (folder / _LOCK).open("wb")
     except OSError as error:
         raise StorageError(f"cannot use {folder}: {error.strerror}; choose another --state") from error
     with lock:
@@ -36,3 +38,16 @@ def locked_folder(folder: Path, owner: str) -> Iterator[Path]:
                 f"{folder} is in use by another edgefl {owner}; stop that one or choose another --state"
             ) from error
         yield folder
+
+
+def wait_until_unlocked(folder: Path) -> None:
+    """Return when nobody holds the folder any more.
+
+    Args:
+        folder: A folder that `locked_folder` holds, in another process.
+
+    Raises:
+        OSError: If it has never been held.
+    """
+    with (folder / _LOCK).open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)

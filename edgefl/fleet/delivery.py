@@ -32,12 +32,14 @@ class GoneError(RefusedError):
     """Nobody waits for this message any more, or the server has lost parts of it."""
 
 
-def check_alive(transport: Transport, parcel: Parcel) -> None:
-    """Refuse a message whose time is over.
+def check_alive(transport: Transport, node_id: int, parcel: Parcel) -> None:
+    """Refuse a message that is over.
 
     Raises:
-        GoneError: If nobody waits for an answer any more.
+        GoneError: If nobody waits for an answer any more: it expired, or the server calls this node by another id now.
     """
+    if node_id not in {parcel.metadata.src_node_id, parcel.metadata.dst_node_id}:
+        raise GoneError(f"message {parcel.metadata.message_id[:12]} belongs to a node that the server has forgotten")
     over_seconds = transport.clock.now() - parcel.expires_at()
     if over_seconds >= 0:
         raise GoneError(f"message {parcel.metadata.message_id[:12]} expired {over_seconds:.0f} s ago")
@@ -47,11 +49,12 @@ def pull_objects(transport: Transport, node_id: int, parcel: Parcel) -> dict[str
     """Return the objects of a message that the server holds for a node.
 
     Raises:
-        GoneError: If the message expires meanwhile or the server no longer has all of its objects.
+        GoneError: If the message is over, or the server no longer has all of its objects.
         ObjectError: If the tree is no message's, or its objects are too large together.
         StoppedError: If the transport's `stop` was set.
         StatusError: If the server refuses, for instance because the run is over.
     """
+    check_alive(transport, node_id, parcel)
     keys = parcel.object_ids()
     left_bytes = MAX_MESSAGE_BYTES
     objects: dict[str, bytes] = {}
@@ -71,19 +74,16 @@ def push_parcel(transport: Transport, node_id: int, parcel: Parcel) -> None:
     Doing it again does no harm: the message's id is the hash of its objects.
 
     Raises:
-        GoneError: If the message expires meanwhile, comes from another node id than the server knows now, or if the
-            server does not keep its objects.
+        GoneError: If the message is over, or the server does not keep its objects.
         StoppedError: If the transport's `stop` was set.
         StatusError: If the server refuses, for instance because the run is over.
     """
-    if parcel.metadata.src_node_id != node_id:
-        raise GoneError(f"the server has forgotten node {parcel.metadata.src_node_id}, whose answer this is")
     node = fleet_pb2.Node(node_id=node_id)
     message = fleet_pb2.PushMessagesRequest(
         node=node, messages_list=[parcel.message], message_object_trees=[parcel.tree]
     )
     for _ in range(_PUSH_ATTEMPTS):
-        check_alive(transport, parcel)
+        check_alive(transport, node_id, parcel)
         answer = transport.call(PUSH_MESSAGES, message)
         session = fleet_pb2.PushObjectRequest(node=node, run_id=parcel.metadata.run_id, session_id=answer.session_id)
         push = functools.partial(_push_object, transport, session, parcel)
@@ -106,7 +106,7 @@ def _pull_object(transport: Transport, node_id: int, parcel: Parcel, key: str) -
         if answer.object_available:
             return answer.object_content
         # The sender is still uploading.
-        check_alive(transport, parcel)
+        check_alive(transport, node_id, parcel)
         if transport.stop.wait(_PULL_AGAIN_SECONDS):
             raise StoppedError("stopped while waiting for an instruction's objects")
 

@@ -199,9 +199,7 @@ class Node:
         return parcel
 
     def _open(self, parcel: Parcel) -> Received:
-        check_alive(self._transport, parcel)
-        if parcel.metadata.dst_node_id != self.node_id:
-            raise GoneError(f"it was sent to node {parcel.metadata.dst_node_id}, which the server has forgotten")
+        check_alive(self._transport, self.node_id, parcel)
         if parcel.attempts == _MAX_ATTEMPTS:
             raise ObjectError(f"the client ended {_MAX_ATTEMPTS} times while it worked on this instruction")
         objects = parcel.objects or self._membership.as_member(

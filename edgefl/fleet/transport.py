@@ -195,10 +195,8 @@ class Transport:
         }
 
     def _unreachable(self, reason: str) -> UnreachableError:
-        return UnreachableError(
-            f"no Flower server answers at {self.url} ({reason}); is the server running? "
-            "Start it, or pass --wait to wait for it"
-        )
+        advice = "it is asked again" if self._had_contact else "start it, or pass --wait to wait for it"
+        return UnreachableError(f"no Flower server answers at {self.url} ({reason}); {advice}")
 
     def _patience_seconds(self, error: UnreachableError, began: float) -> float:
         """Return how long to go on trying, or give up."""

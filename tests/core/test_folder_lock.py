@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import stat
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from edgefl.core.folder_lock import locked_folder
+from edgefl.core.folder_lock import locked_folder, wait_until_unlocked
 from edgefl.errors import StorageError
 
 
@@ -29,3 +32,17 @@ def test_a_path_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="another --state"), locked_folder(tmp_path / "file", "client"):
         pass
+
+
+def test_who_waits_for_a_folder_goes_on_when_its_holder_was_killed(tmp_path: Path) -> None:
+    holding = "import sys; from pathlib import Path; from edgefl.core.folder_lock import locked_folder\n"
+    holding += f"with locked_folder(Path({str(tmp_path)!r}), 'server'): print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", holding], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        waiting = threading.Thread(target=wait_until_unlocked, args=(tmp_path,))
+        waiting.start()
+        assert waiting.is_alive()
+        holder.kill()
+        waiting.join(30)
+        assert not waiting.is_alive()

@@ -2,50 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
-from threading import Event
 
 import numpy as np
 import pytest
 
 import edgefl
-from edgefl.bundle import Adapter, Bundle
-from edgefl.client.session import Session
+from edgefl.bundle import Bundle
 from edgefl.core.tensor_slice import TensorSlice
-from edgefl.fleet.content import Content
-from edgefl.samples import open_samples
 from edgefl_server.host.state import StateFolder
-from edgefl_server.rounds.aggregate import Aggregation, FloatArray
-from edgefl_server.rounds.checkpoint import Checkpoint
 from edgefl_server.rounds.history import RoundRecord, read_rounds
-from edgefl_server.rounds.train_round import TrainRound
-from edgefl_server.settings import Settings
-from tests.end_to_end.devices import ROOT, SECONDS, Device, make_device
-from tests.golden_bundle import CLASSES, EXITS, GOLDEN, random_samples
+from tests.end_to_end.devices import SECONDS, Device, make_device
+from tests.end_to_end.federation import ROUNDS, expected_adapter, running_server
+from tests.golden_bundle import EXITS, GOLDEN, random_samples
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
-
-ROUNDS = 3
-SETTINGS = Settings(
-    bundle=str(GOLDEN),
-    state="",
-    rounds=ROUNDS,
-    draw="own",
-    optimizer="sgd",
-    learning_rate=0.5,
-    momentum=0.0,
-    batch_size=4,
-    server_momentum=0.0,
-    min_clients=len(EXITS),
-    quorum=0.6,
-)
-OPTIONS = ["--own-exit", "--optimizer", "sgd", "--learning-rate", "0.5", "--momentum", "0", "--batch-size", "4"]
-OPTIONS += ["--server-momentum", "0", "--min-clients", "3", "--quorum", "0.6", "--rounds", str(ROUNDS), "--port", "0"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,18 +41,6 @@ class Federation:
         return read_rounds(self.state.history)
 
 
-@contextmanager
-def running_server(state: StateFolder) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start a server; yield its process and the address it tells."""
-    command = [sys.executable, "-m", "edgefl", "server", "run", "--bundle", str(GOLDEN), "--state", str(state.path)]
-    with subprocess.Popen([*command, *OPTIONS], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process, process.stdout.readline().split()[-1]
-        finally:
-            process.terminate()
-
-
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     """Run three rounds; kill the client of tier 1 after the first and start it again."""
@@ -98,27 +59,6 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
         stack.enter_context(fragile.running(url))
         assert server.wait(SECONDS) == 0
     return Federation(state=state, devices=devices, was_killed_after=was_killed_after)
-
-
-def expected_adapter(federation: Federation) -> dict[str, FloatArray]:
-    """Return what the updates that counted must come to, by training in this process."""
-    model = edgefl.load(GOLDEN)
-    tensors = {name: np.array(array) for name, array in model.adapter.items()}
-    sessions = [
-        Session(model, open_samples(str(device.samples), CLASSES), device.deepest_exit, stop=Event())
-        for device in federation.devices
-    ]
-    for record in federation.rounds:
-        number = record.round
-        adapter = Adapter(bundle_id=model.bundle.manifest.bundle_id, version=number, round=number, tensors=tensors)
-        before = Checkpoint(round=number - 1, adapter=adapter, momentum={})
-        asked = TrainRound(number, dict(enumerate(EXITS)), before, SETTINGS).instructions
-        aggregation = Aggregation(tensors)
-        for exit_index in (reply.exit_index for reply in record.replies):
-            content = Content(arrays=tensors, configs={"config": asked[exit_index].to_config()})
-            aggregation.add(sessions[exit_index].answer("train", content).arrays, weight=1.0)
-        tensors = dict(aggregation.result().values)
-    return tensors
 
 
 def test_the_history_has_every_round_and_what_each_client_did(federation: Federation) -> None:
@@ -151,7 +91,7 @@ def test_the_aggregated_adapter_fits_the_bundle_and_answers_at_every_exit(federa
 def test_every_element_is_the_mean_over_the_clients_that_trained_it(federation: Federation) -> None:
     found = Bundle(GOLDEN).adapter(federation.state.adapter).tensors
 
-    for name, expected in expected_adapter(federation).items():
+    for name, expected in expected_adapter(federation.devices, federation.rounds).items():
         np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
@@ -160,7 +100,7 @@ def test_what_only_the_deepest_client_trains_is_what_it_alone_makes_of_it(federa
     part, exported = TensorSlice.parse(key), Bundle(GOLDEN).adapter().tensors
     found = Bundle(GOLDEN).adapter(federation.state.adapter).tensors[part.name][part.index]
 
-    expected = expected_adapter(federation)[part.name][part.index]
+    expected = expected_adapter(federation.devices, federation.rounds)[part.name][part.index]
 
     assert (found != exported[part.name][part.index]).any()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
