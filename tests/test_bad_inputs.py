@@ -64,6 +64,16 @@ def point_outside(bundle: Path) -> None:
     change_manifest(bundle, change)
 
 
+def link_outside(bundle: Path) -> None:
+    outside = bundle.parent / "elsewhere.json"
+    (bundle / "manifest.json").rename(outside)
+    (bundle / "manifest.json").symlink_to(outside)
+
+
+def claim_a_very_long_version(bundle: Path) -> None:
+    change_manifest(bundle, lambda fields: fields.update(schema="edgefl.bundle/" + "1" * 5000))
+
+
 @pytest.mark.parametrize("command", ["measure", "run", "client", "server"])
 @pytest.mark.parametrize(
     ("spoil", "reason"),
@@ -74,8 +84,19 @@ def point_outside(bundle: Path) -> None:
         (lambda bundle: (bundle / "manifest.json").write_text("{"), "manifest"),
         (write_for_a_later_edgefl, "edgefl.bundle/2"),
         (point_outside, "../block.onnx"),
+        (link_outside, "manifest.json leads outside"),
+        (claim_a_very_long_version, f"manifest.json has schema 'edgefl.bundle/{'1' * 46}', expected edgefl.bundle/1"),
     ],
-    ids=["a changed byte", "a missing file", "no manifest", "half a manifest", "a later version", "a path outside"],
+    ids=[
+        "a changed byte",
+        "a missing file",
+        "no manifest",
+        "half a manifest",
+        "a later version",
+        "a path outside",
+        "a link outside",
+        "an endless version",
+    ],
 )
 def test_every_command_refuses_a_bundle_it_cannot_trust(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], inputs: Path, command: str, spoil: Spoil, reason: str
@@ -138,7 +159,46 @@ def test_an_output_below_a_regular_file_ends_with_7(capsys: pytest.CaptureFixtur
     code, said = refused(capsys, "run", GOLDEN, "--program", "infer/0", *files)
 
     assert code == 7
-    assert f"cannot write {inputs / 'out.safetensors'}: Not a directory; choose a folder you may write" in said
+    assert f"cannot write {inputs / 'out.safetensors'}: {inputs} is no folder; make it, or choose another one" in said
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+@pytest.mark.parametrize(("name", "reason"), [("missing/out.png", "is no folder"), ("", "is no regular file")])
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, name: str, reason: str
+) -> None:
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+
+    # A bundle that does not exist either: measuring had not begun.
+    code, said = refused(capsys, "measure", tmp_path / "no-bundle", option, folder / name)
+
+    assert code == 7
+    assert reason in said
+
+
+def test_a_picture_of_an_unknown_format_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = refused(capsys, "measure", tmp_path / "no-bundle", "--plot", tmp_path / "picture.foo")
+
+    assert code == 3
+    assert "has no ending of .pdf, .png, .svg; name the file accordingly" in said
+
+
+@pytest.mark.parametrize("option", ["--inputs", "--adapter"])
+@pytest.mark.parametrize("name", ["missing", "."])
+def test_a_file_that_is_not_there_ends_with_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], inputs: Path, option: str, name: str
+) -> None:
+    files: dict[str, Path] = {"--inputs": inputs, "--outputs": tmp_path / "out.safetensors", option: tmp_path / name}
+    options = [part for pair in files.items() for part in pair]
+
+    code, said = refused(capsys, "run", GOLDEN, "--program", "infer/0", *options)
+
+    assert code == 3
+    assert f"{tmp_path / name} is no file: " in said
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_a_server_s_state_below_a_regular_file_ends_with_7(capsys: pytest.CaptureFixture[str], inputs: Path) -> None:

@@ -107,15 +107,6 @@ def test_wrong_usage_ends_with_2_and_the_right_one(capsys: pytest.CaptureFixture
     assert "Usage: edgefl" in err
 
 
-def test_a_file_that_cannot_be_read_ends_with_7(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = ["--inputs", str(tmp_path / "none"), "--outputs", str(tmp_path / "out")]
-
-    code, _, err = edgefl(capsys, "run", str(GOLDEN), "--program", "infer/0", *files)
-
-    assert code == 7
-    assert "No such file" in err
-
-
 def test_version_and_help_end_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert edgefl(capsys, "--version") == (0, f"edgefl, version {__version__}\n", "")
 

@@ -129,6 +129,8 @@ class Bundle:
 def _manifest_text(folder: Path) -> bytes:
     path = folder / "manifest.json"
     try:
+        if path.is_symlink() and not path.resolve().is_relative_to(folder):
+            raise PathOutsideError(f"{path} leads outside {folder}; do not use this bundle")
         if not path.is_file():  # reading a pipe would wait for ever
             raise NotABundleError(f"{folder} is no bundle: it has no manifest.json; make one with `edgefl export`")
         if path.stat().st_size > _MAX_MANIFEST_BYTES:

@@ -205,7 +205,7 @@ def _check_schema(schema: str) -> None:
         return
     if (match := _SCHEMA.fullmatch(schema)) and int(match[1]) > 1:
         raise NewerBundleError(f"this bundle has schema {schema}, this edgefl reads {SCHEMA}: update edgefl here")
-    raise ManifestError(f"manifest.json has schema {schema!r}, expected {SCHEMA}")
+    raise ManifestError(f"manifest.json has schema {schema[:60]!r}, expected {SCHEMA}")
 
 
 def _check(manifest: Manifest) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgefl.core.report import json_option
+
 if TYPE_CHECKING:
     from edgefl.client.session import Session
     from edgefl.core.report import Report
@@ -36,7 +38,7 @@ def client() -> None:
 @click.option("--state", type=click.Path(path_type=Path), default=_STATE, show_default=True, help="Key and journal.")
 @click.option("--connect-seconds", type=click.FloatRange(0), default=20.0, show_default=True, help="Before giving up.")
 @click.option("--wait", is_flag=True, help="Never give up before the server has answered once.")
-@click.option("--json", "json_path", metavar="PATH", help="Write a report at the end; - is standard output.")
+@json_option
 def run(
     url: str,
     folder: Path,

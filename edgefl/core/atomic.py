@@ -10,7 +10,23 @@ from pathlib import Path
 
 from edgefl.errors import StorageError
 
-__all__ = ["write_atomically"]
+__all__ = ["check_writable", "write_atomically"]
+
+
+def check_writable(path: Path) -> None:
+    """Refuse now what `write_atomically` would refuse after hours of work.
+
+    Raises:
+        StorageError: If the folder is not there or cannot be written, or something that is no file has that name.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        # A rename would put a file in the place of a folder, a device or a pipe.
+        raise StorageError(f"cannot write {path}: it is no regular file; choose another name")
+    if not path.parent.is_dir():
+        raise StorageError(f"cannot write {path}: {path.parent} is no folder; make it, or choose another one")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise StorageError(f"cannot write {path}: Permission denied; choose a folder you may write")
 
 
 def write_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
@@ -26,10 +42,8 @@ def write_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
         StorageError: If the folder cannot be written, or something that is no file has that name; nothing is left
             behind.
     """
+    check_writable(path)
     path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
-        # A rename would put a file in the place of a device or a pipe.
-        raise StorageError(f"cannot write {path}: it is no regular file; choose another name")
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:

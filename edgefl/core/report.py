@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
+import click
 import msgspec
 import psutil
 
-from edgefl.core.atomic import write_atomically
+from edgefl.core.atomic import check_writable, write_atomically
 from edgefl.version import __version__
 
-__all__ = ["Device", "Label", "Record", "Report", "this_device"]
+__all__ = ["Device", "Label", "Record", "Report", "json_option", "this_device"]
 
 Label = str | int | float | bool
+_Command = TypeVar("_Command", bound=Callable[..., None])
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -93,6 +96,18 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             sys.stdout.buffer.flush()
         else:
             write_atomically(Path(path), [text])
+
+
+def _writable(_context: click.Context, _option: click.Parameter, path: str | None) -> str | None:
+    if path is not None and path != "-":
+        check_writable(Path(path))
+    return path
+
+
+def json_option(command: _Command) -> _Command:
+    """Give a command the option `--json`; a path that cannot be written is refused before the work."""
+    what = "Write a report there; - is standard output."
+    return click.option("--json", "json_path", metavar="PATH", callback=_writable, help=what)(command)
 
 
 def this_device() -> Device:

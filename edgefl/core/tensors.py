@@ -73,7 +73,7 @@ class TensorFile:
             path: A safetensors file.
 
         Raises:
-            TensorFileError: If the file breaks the safetensors format.
+            TensorFileError: If there is no such file, or it breaks the safetensors format.
             StorageError: If the file cannot be read.
         """
         self.path = path
@@ -82,6 +82,8 @@ class TensorFile:
             with path.open("rb") as file:
                 header = _read_header(file.read(8), size, path, file)
             self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise TensorFileError(f"{path} is no file: {error.strerror}; check the path") from error
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from error
         self.header_bytes = len(header)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from edgefl.core.exits import parse_exits
+from edgefl.core.report import json_option
 
 if TYPE_CHECKING:
     from edgefl.core.report import Record
@@ -24,7 +24,7 @@ __all__ = ["measure"]
 @click.option("--batch-size", type=click.IntRange(1), help="Samples at once.  [default: 1 to infer, 10 to train]")
 @click.option("--repetitions", type=click.IntRange(1), default=20, show_default=True, help="Timed runs of each exit.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw memory and latency; needs edgefl[plot].")
-@click.option("--json", "json_path", metavar="PATH", help="Write a report there; - is standard output.")
+@json_option
 def measure(
     folder: Path,
     exits: str | None,
@@ -43,10 +43,10 @@ def measure(
     from edgefl.bundle import Bundle
     from edgefl.core.report import Report, this_device
     from edgefl.measure.exits import measure_exits
-    from edgefl.measure.picture import draw, print_table, stderr_console
+    from edgefl.measure.picture import check_picture, draw, print_table, stderr_console
 
     if plot:
-        import_module("matplotlib.figure")  # if the extra is missing, better now than after the measuring
+        check_picture(plot)
     asked = parse_exits(exits) if exits is not None else None
     bundle = Bundle(folder)
     wanted = asked if asked is not None else tuple(bundle.manifest.exits)

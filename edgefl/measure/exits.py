@@ -61,7 +61,8 @@ def _run(task: Task) -> Raw:
     command = [sys.executable, "-m", "edgefl.measure.child"]
     done = subprocess.run(command, input=msgspec.json.encode(task), capture_output=True, check=False)
     if done.returncode != 0:
-        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or f"status {done.returncode}"
+        said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        reason = said.rpartition("Error: ")[2] or f"status {done.returncode}"
         raise EdgeFLError(
             f"the process that measured {task.mode} at exit {task.exit_index}, batch {task.batch}, ended early: "
             f"{reason}; if memory ran out, try a smaller --batch-size"

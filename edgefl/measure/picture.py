@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from edgefl.core.atomic import check_writable
 from edgefl.core.report import Record
-from edgefl.errors import StorageError
+from edgefl.errors import BadInputError, StorageError
 
-__all__ = ["draw", "print_table", "stderr_console"]
+__all__ = ["check_picture", "draw", "print_table", "stderr_console"]
+
+_PICTURES = (".pdf", ".png", ".svg")
 
 _COLUMNS = {
     "peak_rss": ("peak, MB", 1e-6),
@@ -42,12 +46,26 @@ def print_table(records: Sequence[Record], *, to_stderr: bool) -> None:
     Console(stderr=to_stderr).print(table)
 
 
+def check_picture(path: Path) -> None:
+    """Refuse before the measuring what could not be drawn after it.
+
+    Raises:
+        BadInputError: If the ending names no format.
+        StorageError: If the file cannot be written.
+        ModuleNotFoundError: If the extra `plot` is not installed.
+    """
+    if path.suffix not in _PICTURES:
+        raise BadInputError(f"--plot {path} has no ending of {', '.join(_PICTURES)}; name the file accordingly")
+    check_writable(path)
+    import_module("matplotlib.figure")
+
+
 def draw(records: Sequence[Record], path: Path) -> None:
     """Draw memory peak and latency over the exits.
 
     Args:
         records: As `measure_exits` yields them.
-        path: Picture to write; its ending names the format.
+        path: Picture to write, as `check_picture` allows.
 
     Raises:
         StorageError: If it cannot be written.
@@ -65,8 +83,8 @@ def draw(records: Sequence[Record], path: Path) -> None:
         axes.set_ylabel(label)
     try:
         figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise StorageError(f"cannot draw {path}: {error}; name a file that ends in .png or .svg") from error
+    except OSError as error:
+        raise StorageError(f"cannot draw {path}: {error.strerror}; free some space and try again") from error
 
 
 def _rows(records: Sequence[Record]) -> dict[object, dict[str, float]]:

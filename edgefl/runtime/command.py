@@ -22,10 +22,11 @@ def run(folder: Path, program: str, adapter: Path | None, inputs: Path, outputs:
     `labels` (int64) and `weights` (float32, by default 1/N each).  Outputs are `logits` (`logits_00` and so on for
     anytime), or `loss` and each gradient under its adapter tensor's name.
     """
-    from edgefl.core.atomic import write_atomically  # these import numpy and ONNX Runtime
+    from edgefl.core.atomic import check_writable, write_atomically  # these import numpy and ONNX Runtime
     from edgefl.core.tensors import TensorFile, encode_tensors
     from edgefl.runtime.model import load
 
+    check_writable(outputs)
     answers = load(folder, adapter).run(program, TensorFile(inputs).arrays())
     write_atomically(outputs, encode_tensors(answers))
     for name, array in answers.items():

@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from edgefl.bundle import Bundle
 from edgefl.bundle.program import Call, Input, Program
-from edgefl.errors import ManifestError, SamplesError
+from edgefl.errors import EdgeFLError, ManifestError, SamplesError
 from edgefl.runtime.sessions import open_session, share_threads
 from edgefl.runtime.weights import Weights
 
@@ -69,6 +69,7 @@ class Interpreter:
             UnknownProgramError: If the bundle has no such program.
             SamplesError: If an input is missing, of another dtype or shape, or empty.
             ManifestError: If a graph is not the one the manifest describes.
+            EdgeFLError: If a graph fails, for want of memory for instance.
         """
         program = self._bundle.program(name)
         tensors = {
@@ -80,7 +81,7 @@ class Interpreter:
                 input_name: tensors[tensor] if tensor in tensors else self.weights.value(tensor)
                 for input_name, tensor in zip(graph.inputs, step.call.inputs, strict=True)
             }
-            made = self._session(step.call.graph).run_with_ort_values([wanted for wanted, _ in step.wanted], feeds)
+            made = self._call(step, feeds)
             tensors.update(zip((tensor for _, tensor in step.wanted), made, strict=True))
             del feeds, made
             self.between_calls()
@@ -88,6 +89,17 @@ class Interpreter:
                 yield key, tensors[tensor].numpy()
             for tensor in step.freed:
                 del tensors[tensor]
+
+    def _call(self, step: _Step, feeds: Mapping[str, ort.OrtValue]) -> list[ort.OrtValue]:
+        session = self._session(step.call.graph)
+        try:
+            made: list[ort.OrtValue] = session.run_with_ort_values([wanted for wanted, _ in step.wanted], feeds)
+        except Exception as error:  # onnxruntime raises its own unrelated classes, which it does not export
+            raise EdgeFLError(
+                f"graph {step.call.graph!r} of {self._bundle.folder} failed: {error}; if memory ran out, try a "
+                "smaller batch, otherwise export the bundle again"
+            ) from error
+        return made
 
     def _session(self, graph: str) -> ort.InferenceSession:
         if graph not in self._sessions:
@@ -134,10 +146,10 @@ def _checked(name: str, program: Program, inputs: Mapping[str, Array]) -> dict[s
         if array is None:
             raise SamplesError(f"program {name} needs {key!r}; it was given {', '.join(inputs) or 'nothing'}")
         if not _fits(array, wanted):
-            expected = " x ".join("some" if size is None else str(size) for size in wanted.shape)
+            expected = ", ".join("any" if size is None else str(size) for size in wanted.shape)
             raise SamplesError(
                 f"program {name}: {key!r} is {array.dtype} of shape {array.shape}, "
-                f"expected {wanted.dtype} of {expected}, none of them 0"
+                f"expected {wanted.dtype} of shape ({expected}), not empty"
             )
         if wanted.dtype == "float32" and not np.isfinite(array).all():
             raise SamplesError(f"program {name}: {key!r} has NaN or infinite values; clean the samples")

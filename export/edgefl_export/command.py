@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgefl.core.exits import check_exits, format_exits, parse_exits
-from edgefl.core.report import Record, Report, this_device
+from edgefl.core.report import Record, Report, json_option, this_device
 from edgefl.measure.memory import peak_rss
 from edgefl_export.embedded import EMBEDDED_MODEL
 
@@ -39,7 +39,7 @@ __all__ = ["export"]
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of all random numbers.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle and its adapter.")
-@click.option("--json", "json_path", metavar="PATH", help="Write a report there; - is standard output.")
+@json_option
 def export(json_path: str | None, **settings: Any) -> None:
     """Export a frozen transformer with an Accumulator beside it as a bundle.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgefl.errors import BadInputError, StorageError
@@ -27,8 +27,11 @@ def new_folder(out: Path, *, force: bool) -> Iterator[Path]:
     """
     try:
         _check_free(out, force=force)
+        missing = [parent for parent in out.parents if not parent.exists()]
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except FileExistsError as error:
+        raise StorageError(f"cannot write {out}: {out.parent} is no folder; choose another --out") from error
     except OSError as error:
         raise StorageError(f"cannot write {out}: {error.strerror}; choose an --out you may write") from error
     try:
@@ -41,6 +44,10 @@ def new_folder(out: Path, *, force: bool) -> Iterator[Path]:
         raise StorageError(f"cannot write {out}: {error.strerror}; free some space or choose another --out") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        for parent in missing:
+            # Empty only if nothing came of it.
+            with suppress(OSError):
+                parent.rmdir()
 
 
 def _check_free(out: Path, *, force: bool) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 import msgspec
 
+from edgefl.core.report import json_option
 from edgefl.errors import MissingExtraError
 from edgefl_server.settings import Scalar, Settings
 
@@ -77,7 +78,7 @@ def server() -> None:
 @_setting("server_momentum", "Momentum of the server's step, in [0, 1); 0 is plain averaging.")
 @_setting("schedule", "How the step size goes with the rounds.", ["cosine", "constant"])
 @_setting("seed", "Start of all random numbers.")
-@click.option("--json", "json_path", metavar="PATH", help="Write a report; - for standard output.")
+@json_option
 def run(
     bundle_path: Path,
     state_path: Path,
@@ -166,7 +167,9 @@ def _report(settings: Settings, rounds: list[RoundRecord], superlink: dict[str, 
             Record(name="bytes_down", unit="byte", value=each.bytes_down, labels=labels),
             Record(name="bytes_up", unit="byte", value=each.bytes_up, labels=labels),
         ]
-    told = {**settings.to_run_config(), "superlink": superlink}
+    told: dict[str, object] = dict(settings.to_run_config())
+    if superlink:  # none where no round was left
+        told["superlink"] = superlink
     return Report(command="server run", settings=told, records=records, device=this_device())
 
 

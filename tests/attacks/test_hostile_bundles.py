@@ -120,6 +120,14 @@ def test_a_graph_in_another_s_place_is_refused_when_it_is_opened(tmp_path: Path)
         list(load(bundle).infer(random_samples(1)[0], 0))
 
 
+def test_a_graph_that_fails_on_tensors_of_another_shape_is_an_error_with_its_name(tmp_path: Path) -> None:
+    bundle = copy_golden(tmp_path)
+    change_manifest(bundle, lambda fields: fields["tensors"]["cls_token"].update(shape=[1, 1, 23]))
+
+    with pytest.raises(EdgeFLError, match=r"graph 'embed' of .* failed: "):
+        list(load(bundle).infer(random_samples(1)[0], 0))
+
+
 Tamper = Callable[[dict[str, FloatArray]], dict[str, FloatArray]]
 
 

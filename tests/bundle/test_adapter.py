@@ -11,7 +11,7 @@ import pytest
 from edgefl.bundle import Adapter, Bundle
 from edgefl.bundle.adapter import encode_adapter
 from edgefl.core.tensors import TensorFile
-from edgefl.errors import StorageError
+from edgefl.errors import TensorFileError
 from tests.golden_bundle import GOLDEN, copy_golden
 
 
@@ -90,6 +90,6 @@ def test_a_mapped_adapter_cannot_be_written_into() -> None:
         Bundle(GOLDEN).adapter().tensors["head.norm.weight"][0] = 1.0
 
 
-def test_an_adapter_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
-    with pytest.raises(StorageError):
+def test_an_adapter_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(TensorFileError):
         Bundle(GOLDEN).adapter(tmp_path / "none.safetensors")

@@ -67,7 +67,7 @@ def test_a_server_that_is_not_there_ends_with_5_and_what_to_do(samples: Path) ->
     said = refusal(command(samples, NOBODY), exit_code=5)
 
     assert f"no Flower server answers at {NOBODY}" in said
-    assert said.endswith("Start it, or pass --wait to wait for it")
+    assert said.endswith("start it, or pass --wait to wait for it")
 
 
 def test_a_bundle_that_is_none_ends_with_3(samples: Path) -> None:

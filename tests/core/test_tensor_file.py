@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgefl.core.tensors import ALIGNMENT, TensorFile, aligned_order, encode_tensors
-from edgefl.errors import StorageError, TensorFileError
+from edgefl.errors import TensorFileError
 
 # {"a": [1.0, 2.0] in float32, "b": [[3]] in int64}, metadata {"k": "v"}.  The header text has 127 characters;
 # 8 + 127 = 135 is padded to the next multiple of 64, 192, so the header is 184 = 0xb8 bytes long.
@@ -140,6 +140,6 @@ def test_an_unknown_name_is_answered_with_those_there_are(tmp_path: Path) -> Non
         TensorFile(written(tmp_path, GOLDEN_TENSORS))["c"]
 
 
-def test_a_file_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"none\.safetensors: No such file"):
+def test_a_file_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(TensorFileError, match=r"none\.safetensors is no file: No such file"):
         TensorFile(tmp_path / "none.safetensors")

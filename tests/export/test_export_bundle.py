@@ -152,6 +152,13 @@ def test_a_folder_appears_whole_under_its_name(tmp_path: Path) -> None:
     assert out.stat().st_mode & 0o777 == 0o755
 
 
+def test_folders_made_on_the_way_go_with_a_bundle_that_was_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ParityError):
+        write_and_fail(tmp_path / "mine" / "deep" / "deeper" / "bundle")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+
+
 def write_and_fail(out: Path) -> None:
     with new_folder(out, force=True) as partial:
         (partial / "manifest.json").write_text("new")
@@ -196,10 +203,12 @@ def test_what_is_no_bundle_is_never_replaced(kind: str, tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["file/bundle", "x" * 300])
-def test_a_folder_that_cannot_be_made_is_refused_by_name(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "advice"), [("file/bundle", "choose another --out"), ("x" * 300, "choose an --out you may write")]
+)
+def test_a_folder_that_cannot_be_made_is_refused_by_name(name: str, advice: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    message = r"cannot write .*choose an --out you may write"
+    message = rf"cannot write .*{advice}"
     with pytest.raises(StorageError, match=message), new_folder(tmp_path / name, force=False):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

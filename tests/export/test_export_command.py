@@ -144,7 +144,7 @@ def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path, capsy
     (tmp_path / "file").write_text("")
     code, said = refusal(["--out", str(tmp_path / "file" / "bundle")], capsys)
     assert code == 7
-    assert "choose an --out you may write" in said
+    assert f"{tmp_path / 'file'} is no folder; choose another --out" in said
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

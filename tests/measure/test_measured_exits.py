@@ -98,7 +98,10 @@ def test_a_child_that_fails_is_an_error_that_names_exit_and_reason(tmp_path: Pat
     data[-1] ^= 1
     (bundle.folder / "adapter.safetensors").write_bytes(data)
 
-    with pytest.raises(EdgeFLError, match=r"infer at exit 2, batch 1, ended early: .*HashError.* --batch-size"):
+    with pytest.raises(
+        EdgeFLError,
+        match=r"infer at exit 2, batch 1, ended early: .*does not have the data it was written with.* --batch-size",
+    ):
         list(measure_exits(bundle, [2], "infer", batch=1, repetitions=1))
 
 

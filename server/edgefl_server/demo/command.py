@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgefl.core.report import json_option
+
 if TYPE_CHECKING:
     from edgefl_server.demo.digits import Digits
     from edgefl_server.demo.processes import Federation
@@ -33,7 +35,7 @@ _DEVICE_PYTHON = Path(sys.prefix).parent / ".venv-device" / "bin" / "python"
     default=_DEVICE_PYTHON,
     help="Interpreter the clients run in.  [default: .venv-device beside this environment]",
 )
-@click.option("--json", "json_path", metavar="PATH", help="Write a report there; - is standard output.")
+@json_option
 def demo(alpha: float, rounds: int, seed: int, out: Path, device_python: Path, json_path: str | None) -> None:
     """Run the main job: export, federate over a real Flower SuperLink, compare.
 
