@@ -103,6 +103,7 @@ def _server(
     bundle: Path, state: Path, rounds: int, min_clients: int, seed: int
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start `edgefl server run`, whose progress bar stays on this terminal, and read its address."""
+    state.mkdir(mode=0o700)
     options = ["--bundle", bundle, "--rounds", rounds, "--state", state, "--port", 0, "--seed", seed]
     options += ["--min-clients", min_clients, "--quorum", 1.0, "--json", state / "report.json"]
     command = [sys.executable, "-m", "edgefl", "server", "run", *map(str, options)]
