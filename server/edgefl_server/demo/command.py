@@ -26,7 +26,7 @@ _DEVICE_PYTHON = Path(sys.prefix).parent / ".venv-device" / "bin" / "python"
 
 @click.command()
 @click.option("--alpha", type=click.FloatRange(0, min_open=True), default=0.1, show_default=True, help="Of the split.")
-@click.option("--rounds", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of all random numbers.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo-output"), show_default=True)
 @click.option(
