@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from edgefl.bundle.adapter import Adapter, read_adapter
@@ -81,12 +82,14 @@ class Bundle:
         Raises:
             UnknownProgramError: If the bundle does not have it.
         """
-        program = self.manifest.programs.get(name)
-        if program is None:
+        programs, variant = self.manifest.programs, self.manifest.variants.get(name)
+        if variant is not None:
+            return msgspec.structs.replace(programs[variant.program], batch=variant.batch)
+        if name not in programs:
             raise UnknownProgramError(
-                f"no program {name!r} in {self.folder}; it has {', '.join(self.manifest.programs)}"
+                f"no program {name!r} in {self.folder}; it has {', '.join((*programs, *self.manifest.variants))}"
             )
-        return program
+        return programs[name]
 
     def adapter(self, path: Path | None = None) -> Adapter:
         """Map the bundle's adapter, or another file with the same layout.

@@ -24,6 +24,7 @@ __all__ = [
     "Model",
     "Segment",
     "Tensor",
+    "Variant",
     "read_manifest",
 ]
 
@@ -120,11 +121,26 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         macs: Multiply-accumulates of the matrix products.
         parameters: Elements of all tensors it reads.
         trainable_parameters: Elements its gradient reaches; 0 for inference.
+        planned_bytes: Largest sum of all tensors alive at once, without the mapped weights, at the program's batch, or
+            for one sample where that is any; in training with adapter, gradient and velocity.
     """
 
     macs: _Natural
     parameters: _Natural
     trainable_parameters: _Natural
+    planned_bytes: _Natural
+
+
+class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A training program that takes another number of samples at once: slower, and with less memory.
+
+    Attributes:
+        program: The program.
+        batch: Samples at once.
+    """
+
+    program: str
+    batch: _Size
 
 
 class AdapterLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -157,7 +173,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         graphs: Every graph that programs call.
         stand_alone: For each exit, the graph file that needs no program.
         programs: `preprocess`, `infer/E`, `anytime`, `train/E`.
-        costs: Counted cost of `infer/E` and `train/E`.
+        variants: `train/E/lean`, `train/E/balanced` and `train/E/fast`.
+        costs: Counted cost of `infer/E`, `train/E` and each variant.
         files: Size and hash of every file but the manifest and the adapter.
     """
 
@@ -172,6 +189,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     graphs: dict[str, Graph]
     stand_alone: dict[str, str]
     programs: dict[str, Program]
+    variants: dict[str, Variant]
     costs: dict[str, Cost]
     files: dict[str, File]
 
@@ -225,6 +243,16 @@ def _check(manifest: Manifest) -> None:
         if program.mode in {"infer", "train"} and name not in manifest.costs:
             raise ManifestError(f"program {name!r} has no entry in `costs`")
         _check_coverage(name, program, manifest.tensors, manifest.adapter.tensors)
+    _check_variants(manifest)
+
+
+def _check_variants(manifest: Manifest) -> None:
+    for name, variant in manifest.variants.items():
+        varied = manifest.programs.get(variant.program)
+        if varied is None or varied.mode != "train" or not name.startswith(f"{variant.program}/"):
+            raise ManifestError(f"variant {name!r} is of {variant.program!r}, which is no training program of its name")
+        if name in manifest.programs or name not in manifest.costs:
+            raise ManifestError(f"variant {name!r} is a program too, or has no entry in `costs`")
 
 
 def _check_path(path: str) -> None:

@@ -29,7 +29,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         folder: The bundle.
         mode: Inference, a local step of SGD with momentum 0.9, or nothing but the imports.
         exit_index: The exit.
-        batch: Samples at once.
+        batch: Samples of one inference or local step.
+        memory: Memory knob of a local step, None for inference.
         repetitions: Timed runs, after one that is not.
     """
 
@@ -37,6 +38,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     mode: Literal["infer", "train", "baseline"]
     exit_index: int = 0
     batch: int = 1
+    memory: str | None = None
     repetitions: int = 1
 
 
@@ -111,7 +113,7 @@ def _workload(model: Model, task: Task) -> Callable[[], None]:
 
     def step() -> None:
         gradients.clear()
-        model.accumulate(gradients, samples, labels, task.exit_index)
+        model.accumulate(gradients, samples, labels, task.exit_index, memory=task.memory)
         optimizer.step(model.adapter, gradients.arrays, gradients.coverage)
 
     return step

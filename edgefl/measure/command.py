@@ -21,7 +21,8 @@ __all__ = ["measure"]
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--exits", help="Exits to measure, such as 0-11 or 2,5.  [default: all the bundle has]")
 @click.option("--mode", type=click.Choice(["infer", "train"]), default="infer", show_default=True)
-@click.option("--batch-size", type=click.IntRange(1), help="Samples at once.  [default: 1 to infer, 10 to train]")
+@click.option("--batch-size", type=click.IntRange(1), help="Samples.  [default: 1 to infer, 10 to train]")
+@click.option("--memory", type=click.Choice(["lean", "balanced", "fast"]), help="Of training.  [default: balanced]")
 @click.option("--repetitions", type=click.IntRange(1), default=20, show_default=True, help="Timed runs of each exit.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw memory and latency; needs edgefl[plot].")
 @json_option
@@ -30,6 +31,7 @@ def measure(
     exits: str | None,
     mode: Mode,
     batch_size: int | None,
+    memory: str | None,
     repetitions: int,
     plot: Path | None,
     json_path: str | None,
@@ -50,8 +52,12 @@ def measure(
     asked = parse_exits(exits) if exits is not None else None
     bundle = Bundle(folder)
     wanted = asked if asked is not None else tuple(bundle.manifest.exits)
-    batch = batch_size or (1 if mode == "infer" else bundle.program(f"train/{bundle.manifest.exits[0]}").batch or 10)
-    measured = measure_exits(bundle, wanted, mode, batch, repetitions)
+    if mode == "train":
+        memory = memory or "balanced"
+    elif memory is not None:
+        raise click.UsageError("--memory is of training; pass --mode train, or leave it out")
+    batch = batch_size or {"infer": 1, "train": 10}[mode]
+    measured = measure_exits(bundle, wanted, mode, batch, memory, repetitions)
     console = stderr_console()
     records: list[Record] = []
     for of_exit in track(measured, "measuring", len(wanted), console=console, transient=True):
@@ -61,5 +67,6 @@ def measure(
         draw(records, plot)
     if json_path:
         settings: dict[str, object] = {"exits": list(wanted), "mode": mode, "batch": batch, "repetitions": repetitions}
+        settings |= {"memory": memory} if memory else {}
         settings |= {"bundle": bundle.manifest.bundle_id, "model": bundle.manifest.model.name}
         Report(command="measure", settings=settings, records=records, device=this_device()).write(json_path)

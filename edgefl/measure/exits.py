@@ -24,7 +24,7 @@ Mode = Literal["infer", "train"]
 
 
 def measure_exits(
-    bundle: Bundle, exits: Sequence[int], mode: Mode, batch: int, repetitions: int
+    bundle: Bundle, exits: Sequence[int], mode: Mode, batch: int, memory: str | None, repetitions: int
 ) -> Iterator[list[Record]]:
     """Measure one exit after the other, each when the one before it has been taken.
 
@@ -32,7 +32,8 @@ def measure_exits(
         bundle: The bundle, its files already checked.
         exits: The exits.
         mode: Inference or a local step.
-        batch: Samples at once.
+        batch: Samples of one inference or local step.
+        memory: Memory knob of a local step, None for inference.
         repetitions: Timed runs of each exit.
 
     Returns:
@@ -40,15 +41,22 @@ def measure_exits(
 
     Raises:
         ExitsError: If the bundle does not have an exit.
+        UnknownProgramError: If it does not have the memory knob.
         EdgeFLError: If a child process ends without an answer, for example because memory ran out.
     """
     allowed_threads()  # a child could only fail
     check_exits(tuple(exits), tuple(bundle.manifest.exits), f"bundle {bundle.folder.name}")
-    folder = str(bundle.folder)
-    return _measure(
-        bundle,
-        [Task(folder=folder, mode=mode, exit_index=e, batch=batch, repetitions=repetitions) for e in exits],
-    )
+    tasks = [
+        Task(folder=str(bundle.folder), mode=mode, exit_index=e, batch=batch, memory=memory, repetitions=repetitions)
+        for e in exits
+    ]
+    for task in tasks:
+        bundle.program(_name(task))
+    return _measure(bundle, tasks)
+
+
+def _name(task: Task) -> str:
+    return "/".join(str(part) for part in (task.mode, task.exit_index, task.memory) if part is not None)
 
 
 def _measure(bundle: Bundle, tasks: Sequence[Task]) -> Iterator[list[Record]]:
@@ -72,7 +80,8 @@ def _run(task: Task) -> Raw:
 
 def _records(bundle: Bundle, task: Task, raw: Raw, baseline: Raw) -> list[Record]:
     labels: dict[str, Label] = {"exit": task.exit_index, "mode": task.mode, "batch": task.batch}
-    cost = bundle.manifest.costs[f"{task.mode}/{task.exit_index}"]
+    labels["memory"] = task.memory or "none"
+    cost = bundle.manifest.costs[_name(task)]
     milliseconds = [1000.0 * seconds for seconds in raw.seconds]
     p95 = statistics.quantiles(milliseconds, n=20, method="inclusive")[-1] if len(milliseconds) > 1 else milliseconds[0]
     return [
@@ -91,5 +100,16 @@ def _records(bundle: Bundle, task: Task, raw: Raw, baseline: Raw) -> list[Record
         ),
         Record(name="latency_p95", unit="ms", value=p95, repetitions=len(milliseconds), labels=labels),
         Record(name="parameters", unit="1", value=cost.parameters, labels=labels),
+        Record(name="trainable_parameters", unit="1", value=cost.trainable_parameters, labels=labels),
         Record(name="macs", unit="1", value=cost.macs, labels=labels, method="counted, one sample"),
+        Record(name="planned_bytes", unit="byte", value=cost.planned_bytes, labels=labels, method="counted"),
+        Record(name="load_bytes", unit="byte", value=_load_bytes(bundle, task), labels=labels, method="counted"),
     ]
+
+
+def _load_bytes(bundle: Bundle, task: Task) -> int:
+    """Return the bytes of the graphs and tensors that the program reads."""
+    graphs = {call.graph for call in bundle.program(_name(task)).calls}
+    files = {bundle.manifest.graphs[graph].file for graph in graphs}
+    tensors = 4 * bundle.manifest.costs[_name(task)].parameters
+    return tensors + sum(bundle.manifest.files[file].size for file in files)

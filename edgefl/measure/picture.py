@@ -21,6 +21,7 @@ _COLUMNS = {
     "peak_rss": ("peak, MB", 1e-6),
     "anonymous_peak": ("of it anonymous, MB", 1e-6),
     "mapped_weights": ("mapped weights, MB", 1e-6),
+    "planned_bytes": ("planned, MB", 1e-6),
     "latency": ("median, ms", 1.0),
     "latency_p95": ("p95, ms", 1.0),
     "macs": ("MMAC a sample", 1e-6),

@@ -173,17 +173,28 @@ class Model:
         labels: Array,
         exit_index: int,
         weights: FloatArray | None = None,
+        memory: str | None = None,
     ) -> float:
         """Add the gradient of a batch of any size to buffers and return its loss.
 
-        The batch is cut into the program's own batch size and the last piece padded with samples of weight 0.
+        The batch is cut into micro-batches that the program takes at once, which changes no sum.
+
+        Args:
+            gradients: The buffers.
+            samples: As for `train_step`.
+            labels: As for `train_step`.
+            exit_index: The exit to train.
+            weights: As for `train_step`.
+            memory: `lean` takes one sample at once, `fast` as many as the bundle plans for; None is `balanced`.
 
         Raises:
             ExitsError: If the bundle does not have the exit.
+            UnknownProgramError: If it does not have the memory knob.
             SamplesError: If samples, labels and weights do not fit each other or the model.
         """
         self._check_exit(exit_index)
-        return self._accumulate(f"train/{exit_index}", gradients, samples, labels, weights)
+        name = f"train/{exit_index}/{memory}" if memory else f"train/{exit_index}"
+        return self._accumulate(name, gradients, samples, labels, weights)
 
     def run(self, name: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run any program of the bundle and return all it answers.
@@ -227,14 +238,16 @@ class Model:
         elif weights.shape != labels.shape:
             raise SamplesError(f"weights are of shape {weights.shape}, expected one for each of {len(labels)} samples")
         loss = 0.0
-        size = self.bundle.program(name).batch or len(samples)
-        for start in range(0, len(samples), size):
-            piece = {
-                "samples": _padded(samples[start : start + size], size),
-                "labels": _padded(labels[start : start + size].astype(np.int64), size),
-                "weights": _padded(weights[start : start + size], size),
+        program = self.bundle.program(name)
+        fixed = program.inputs["samples"].shape[0]
+        for piece in _pieces(len(samples), fixed or program.batch or len(samples), even=fixed is None):
+            size = fixed or piece.stop - piece.start
+            given = {
+                "samples": _padded(samples[piece], size),
+                "labels": _padded(labels[piece].astype(np.int64), size),
+                "weights": _padded(weights[piece], size),
             }
-            for key, value in self._interpreter.run(name, piece):
+            for key, value in self._interpreter.run(name, given):
                 if key == "loss":
                     loss += float(value)
                 else:
@@ -251,6 +264,13 @@ class Model:
         if count == 0 or labels.min() < 0 or labels.max() >= classes:
             found = f"from {labels.min()} to {labels.max()}" if count else "none"
             raise SamplesError(f"labels are {found}; the bundle has classes 0 to {classes - 1}")
+
+
+def _pieces(count: int, largest: int, *, even: bool) -> Iterator[slice]:
+    """Cut so many samples into as few pieces as possible, of one size where nothing else is asked."""
+    size = -(-count // -(-count // largest)) if even else largest
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
 
 
 def _padded(array: Array, size: int) -> Array:

@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 
 from edgefl.bundle.adapter import Adapter, encode_adapter
-from edgefl.bundle.manifest import AdapterLayout, Cost, File, Manifest, Method, Model, Segment, Tensor
+from edgefl.bundle.manifest import AdapterLayout, Cost, File, Manifest, Method, Model, Segment, Tensor, Variant
 from edgefl.bundle.program import Graph, Program
 from edgefl.core.tensor_slice import TensorSlice
 from edgefl.core.tensors import TensorFile, aligned_order, encode_tensors
-from edgefl_export.costs import count_cost
+from edgefl_export.costs import Counter
 from edgefl_export.graphs.block import TRANSPOSED
 from edgefl_export.graphs.stand_alone import External, attach, inline
 from edgefl_export.model.network import AccumulatorNetwork
@@ -38,12 +38,14 @@ class BundleParts:
         network: Backbone and adapter.
         exits: The exits, rising.
         programs: All programs by name.
+        variants: All variants of training programs by name.
         graphs: All graphs that programs call, by name.
     """
 
     network: AccumulatorNetwork
     exits: Sequence[int]
     programs: Mapping[str, Program]
+    variants: Mapping[str, Variant]
     graphs: Mapping[str, onnx.ModelProto]
 
 
@@ -56,14 +58,10 @@ def write_bundle(folder: Path, parts: BundleParts) -> Manifest:
     _write(folder / _ADAPTER, encode_adapter(initial))
     tensors = _tensor_table(folder)
     stand_alone = {str(e): f"exit_{e:02d}.onnx" for e in parts.exits}
-    costs: dict[str, Cost] = {}
-    for name, program in parts.programs.items():
-        externals = _externals(program, tensors)
-        if program.mode in {"infer", "train"}:
-            costs[name] = count_cost(program, parts.graphs, externals, {n: a.shape for n, a in adapter.items()})
+    for program in parts.programs.values():
         if program.mode == "infer":
             model = inline(program, parts.graphs, batch=None)
-            attach(model, externals)
+            attach(model, _externals(program, tensors))
             _write(folder / stand_alone[str(program.exit_index)], [model.SerializeToString(deterministic=True)])
     for name, graph in parts.graphs.items():
         _write(folder / f"{name}.onnx", [graph.SerializeToString(deterministic=True)])
@@ -81,11 +79,21 @@ def write_bundle(folder: Path, parts: BundleParts) -> Manifest:
         graphs={name: _graph_facts(name, graph) for name, graph in parts.graphs.items()},
         stand_alone=stand_alone,
         programs=dict(parts.programs),
-        costs=costs,
+        variants=dict(parts.variants),
+        costs=_costs(parts, tensors, {name: array.shape for name, array in adapter.items()}),
         files=_file_table(folder),
     )
     _write(folder / "manifest.json", [manifest.encode()])
     return manifest
+
+
+def _costs(
+    parts: BundleParts, tensors: Mapping[str, Tensor], adapter: Mapping[str, tuple[int, ...]]
+) -> dict[str, Cost]:
+    counter = Counter(parts.graphs, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, adapter)
+    counted = {name: program for name, program in parts.programs.items() if program.mode in {"infer", "train"}}
+    costs = {name: counter.cost(program, program.batch or 1) for name, program in counted.items()}
+    return costs | {name: counter.cost(counted[v.program], v.batch) for name, v in parts.variants.items()}
 
 
 def _write(path: Path, data: Sequence[bytes | memoryview]) -> None:

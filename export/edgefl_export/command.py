@@ -28,7 +28,9 @@ __all__ = ["export"]
 @click.option("--weights", type=click.Path(path_type=Path), help="One's own safetensors file with timm's names.")
 @click.option("--img-size", type=int, help="Height and width of a sample in pixels.  [default: the model's]")
 @click.option("--classes", type=click.IntRange(1), default=10, show_default=True, help="Number of classes.")
-@click.option("--batch-size", type=click.IntRange(1), help="Samples a training program takes at once.  [default: any]")
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=10, show_default=True, help="Samples `fast` training takes at once."
+)
 @click.option("--parallel-adapters", type=click.IntRange(0), default=0, help="Rank; the paper has 64.  [default: none]")
 @click.option("--mlp-dim", type=click.IntRange(1), help="Hidden size of Accumulator and head.  [default: 2048 at 384]")
 @click.option(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from edgefl.bundle.program import Call, Input, Program
 from edgefl.errors import BadInputError
+from edgefl_export.graphs.accumulator_graphs import SAVED
 from edgefl_export.graphs.block import Rows
 from edgefl_export.graphs.block_vjp import Inputs
 from edgefl_export.graphs.catalog import Catalog, block_name, vjp_name
@@ -20,20 +21,29 @@ _POSITIONS = "accumulator.positions"
 _CLIENT = "accumulator.client_token"
 
 
+def _position(row: int) -> str:
+    return f"{_POSITIONS}[{row}:{row + 1}]"
+
+
 class Composer:
     """Writes the programs of one network.
 
     Args:
         catalog: The network's graphs.
-        batch: Samples a training program takes at once, None for any number.
+        batch: Samples a training program takes at once, unless a variant says otherwise.
 
     Raises:
-        BadInputError: If the network leaves CLS tokens as they are, an ablation that only torch computes.
+        BadInputError: If the network leaves CLS tokens as they are or has a deeper Accumulator, ablations that only
+            torch computes.
     """
 
-    def __init__(self, catalog: Catalog, batch: int | None) -> None:
-        if not catalog.network.config.replace:
-            raise BadInputError("a network with replace=False cannot be exported; use replace=True")
+    def __init__(self, catalog: Catalog, batch: int) -> None:
+        config = catalog.network.config
+        if not config.replace or config.depth != 1:
+            raise BadInputError(
+                f"a network with replace={config.replace} and depth={config.depth} cannot be exported; "
+                "use replace=True and depth=1"
+            )
         self.catalog, self.batch = catalog, batch
 
     def infer(self, exit_index: int) -> Program:
@@ -45,7 +55,7 @@ class Composer:
             mode="infer",
             exit_index=exit_index,
             batch=None,
-            inputs={"samples": self._samples(None)},
+            inputs={"samples": self._samples()},
             calls=walk.calls,
             outputs={"logits": ["logits"]},
         )
@@ -58,7 +68,7 @@ class Composer:
             mode="anytime",
             exit_index=exits[-1],
             batch=None,
-            inputs={"samples": self._samples(None)},
+            inputs={"samples": self._samples()},
             calls=walk.calls,
             outputs={f"logits_{e:02d}": [f"logits_{e:02d}"] for e in exits},
         )
@@ -73,32 +83,34 @@ class Composer:
             exit_index=exit_index,
             batch=self.batch,
             inputs={
-                "samples": self._samples(self.batch),
-                "labels": Input(dtype="int64", shape=[self.batch]),
-                "weights": Input(dtype="float32", shape=[self.batch]),
+                "samples": self._samples(),
+                "labels": Input(dtype="int64", shape=[None]),
+                "weights": Input(dtype="float32", shape=[None]),
             },
             calls=walk.calls,
             outputs={"loss": ["loss"], **walk.gradients},
         )
 
-    def _samples(self, batch: int | None) -> Input:
+    def _samples(self) -> Input:
         backbone = self.catalog.network.backbone
-        return Input(dtype="float32", shape=[batch, backbone.channels, backbone.image_size, backbone.image_size])
+        return Input(dtype="float32", shape=[None, backbone.channels, backbone.image_size, backbone.image_size])
 
 
 class _Walk:
     """Calls in order, with the names of what they make."""
 
     def __init__(self, catalog: Catalog) -> None:
-        self.catalog = catalog
+        self.catalog, self.accumulator = catalog, catalog.accumulator
         self.calls: list[Call] = []
         self.gradients: dict[str, list[str]] = {}
+        self.rows: dict[str, list[tuple[str, str]]] = {}
 
     def forward(self, exit_index: int, save_from: int | None, answers: dict[int, str] | None = None) -> None:
         """Go down to an exit, saving what a backward pass needs from block `save_from` on, answering on the way."""
         frozen = ("patch_embed.proj.weight", "patch_embed.proj.bias", "cls_token", "pos_embed")
         self._call("embed", ["samples", *frozen], ["cls", "patches"])
-        self._call("open_history", [_CLIENT, "cls"], ["history.0"])
+        client = [_CLIENT, _position(0), *self.accumulator.tensors]
+        self._call("open_history", ["cls", *client], ["keys.0", "values.0"])
         cls, patches = "cls", "patches"
         for index in range(exit_index + 1):
             rows: Rows = "cls" if index == exit_index else "all"
@@ -110,13 +122,12 @@ class _Walk:
             if answers and index in answers:
                 self.answer(index, answers[index])
             if index < exit_index:
-                self._modulate(index)
+                self._modulate(index, save=save_from is not None)
                 cls, patches = f"modified.{index}", f"patches.{index}"
 
     def answer(self, index: int, name: str) -> None:
         """Answer at a block."""
-        tensors = [*self.catalog.accumulator_tensors, *self.catalog.head_tensors]
-        self._call("answer", [f"history.{index}", f"cls.{index}", _POSITIONS, *tensors], [name])
+        self._call("answer", self._answered(index), [name])
 
     def backward(self, exit_index: int) -> None:
         """Come back from an exit, as far up as anything is trained."""
@@ -127,23 +138,38 @@ class _Walk:
             self._block_vjp(index, exit_index)
             if index > 0:
                 self._modulate_vjp(index - 1)
-        self._call("close_history", ["at_history.0"], ["at_client_token"])
-        self._collect([_CLIENT], ["at_client_token"])
+        self._close_history()
+        self._multiply_rows()
 
-    def _modulate(self, index: int) -> None:
-        inputs = [f"history.{index}", f"cls.{index}", _POSITIONS, *self.catalog.accumulator_tensors]
-        self._call("modulate", inputs, [f"modified.{index}", f"history.{index + 1}"])
+    def _modulate(self, index: int, *, save: bool) -> None:
+        inputs = [*self._history(index), f"cls.{index}", _position(index + 1), *self.accumulator.tensors]
+        saved = [f"{name}.modulate.{index}" for name in SAVED] if save else []
+        made = [f"modified.{index}", *self._history(index + 1), *saved]
+        self._call("modulate_saved" if save else "modulate", inputs, made)
+
+    def _history(self, index: int) -> list[str]:
+        return [f"keys.{index}", f"values.{index}"]
+
+    def _answered(self, index: int) -> list[str]:
+        """Return what the answer at a block is made from."""
+        tensors = [*self.accumulator.tensors, *self.accumulator.head_tensors]
+        return [*self._history(index), f"cls.{index}", _position(index + 1), _CLIENT, _position(0), *tensors]
 
     def _answer_vjp(self, index: int) -> None:
-        tensors = [*self.catalog.accumulator_tensors, *self.catalog.head_tensors]
-        made = [f"at.{index}.{name}" for name in (_POSITIONS, *tensors)]
+        norms = [*self._norms("norm1", "norm2"), "head.norm.weight", "head.norm.bias"]
+        linears = [*self.accumulator.linears, *self.accumulator.head_linears]
+        at_norms = [f"at.answer.{name}" for name in norms]
+        at_position = f"at.{_POSITIONS}.{index + 1}"
         at_cls = f"at_cls.{index}" if index > 0 or self.catalog.parallel else ""
         self._call(
             "answer_vjp",
-            ["labels", "weights", f"history.{index}", f"cls.{index}", _POSITIONS, *tensors],
-            ["loss", at_cls, f"at_history.{index}", *made],
+            ["labels", "weights", *self._answered(index)],
+            [
+                *("loss", at_cls, *self._at_history(index), "at_query", "at_token", at_position),
+                *(*at_norms, *self._rows(linears, "answer")),
+            ],
         )
-        self._collect([f"{_POSITIONS}[0:{index + 2}]", *tensors], made)
+        self._collect([_position(index + 1), *norms], [at_position, *at_norms])
 
     def _block_vjp(self, index: int, exit_index: int) -> None:
         rows: Rows = "cls" if index == exit_index else "all"
@@ -159,22 +185,62 @@ class _Walk:
         self._collect(parallel, at_parallel)
 
     def _modulate_vjp(self, index: int) -> None:
-        tensors = self.catalog.accumulator_tensors
-        made = [f"at.{index}.{name}" for name in (_POSITIONS, *tensors)]
+        norms = self._norms("norm1", "norm2")
+        at_norms = [f"at.{index}.{name}" for name in norms]
+        at_position = f"at.{_POSITIONS}.{index + 1}"
         at_cls = f"at_cls.{index}" if index > 0 or self.catalog.parallel else ""
         self._call(
             "modulate_vjp",
             [
-                f"at_modified.{index}",
-                f"at_history.{index + 1}",
-                f"history.{index}",
-                f"cls.{index}",
-                _POSITIONS,
-                *tensors,
+                *(f"at_modified.{index}", *self._at_history(index + 1), *self._history(index)),
+                *(f"cls.{index}", f"modified.{index}", *(f"{name}.modulate.{index}" for name in SAVED)),
+                *(_position(index + 1), *self.accumulator.tensors),
             ],
-            [at_cls, f"at_history.{index}", *made],
+            [
+                *(at_cls, *self._at_history(index), at_position),
+                *(*at_norms, *self._rows(self.accumulator.linears, str(index))),
+            ],
         )
-        self._collect([f"{_POSITIONS}[0:{index + 2}]", *tensors], made)
+        self._collect([_position(index + 1), *norms], [at_position, *at_norms])
+
+    def _close_history(self) -> None:
+        norms = self._norms("norm1")
+        keys = [_CLIENT, _position(0), *norms]
+        made = [f"at.client.{key}" for key in keys]
+        client = [_CLIENT, _position(0), *self.accumulator.tensors]
+        rows = self._rows([self.accumulator.without_bias], "client")
+        self._call("close_history", [*self._at_history(0), "at_query", "at_token", *client], [*made, *rows])
+        self._collect(keys, made)
+
+    def _multiply_rows(self) -> None:
+        """Make the gradient of each linear layer from the rows that all calls have left."""
+        for linear, pairs in self.rows.items():
+            gradients, inputs = zip(*pairs, strict=True)
+            rows = [self._stack(f"{linear}.at", gradients), self._stack(f"{linear}.x", inputs)]
+            bias = [] if linear == self.accumulator.without_bias else [f"{linear}.bias"]
+            keys = [f"{linear}.weight", *bias]
+            made = [f"at.{key}" for key in keys]
+            self._call("linear_gradient", rows, [*made, ""][:2])
+            self._collect(keys, made)
+
+    def _stack(self, name: str, rows: Sequence[str]) -> str:
+        if len(rows) == 1:
+            return rows[0]
+        self._call(f"stack_{len(rows)}", list(rows), [f"{name}.rows"])
+        return f"{name}.rows"
+
+    def _at_history(self, index: int) -> list[str]:
+        return [f"at_keys.{index}", f"at_values.{index}"]
+
+    def _norms(self, *names: str) -> list[str]:
+        return [f"accumulator.blocks.0.{name}.{part}" for name in names for part in ("weight", "bias")]
+
+    def _rows(self, linears: Sequence[str], call: str) -> list[str]:
+        """Name the rows that a call leaves for linear layers, and remember them."""
+        pairs = [(f"at.{linear}.{call}", f"{linear}.x.{call}") for linear in linears]
+        for linear, pair in zip(linears, pairs, strict=True):
+            self.rows.setdefault(linear, []).append(pair)
+        return [name for pair in pairs for name in pair]
 
     def _call(self, graph: str, inputs: list[str], outputs: list[str]) -> None:
         self.calls.append(Call(graph=graph, inputs=inputs, outputs=outputs))

@@ -1,4 +1,4 @@
-"""What a program costs one sample, counted from its own graphs and not from a formula about them."""
+"""What a program costs: multiply-accumulates and parameters of one sample, planned memory of one run."""
 
 from __future__ import annotations
 
@@ -6,60 +6,96 @@ from collections.abc import Mapping
 from math import prod
 
 import onnx
-from onnx import TensorProto, helper
-from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
 from edgefl.bundle.manifest import Cost
-from edgefl.bundle.program import Program
-from edgefl.core.tensor_slice import merge_slices
-from edgefl_export.graphs.stand_alone import External, inline
+from edgefl.bundle.program import Call, Program
+from edgefl.core.tensor_slice import TensorSlice, merge_slices
+from edgefl_export.call_facts import CallFacts, Shape, read_facts
 
-__all__ = ["count_cost"]
+__all__ = ["Counter"]
 
-Shape = tuple[int, ...]
-
-
-def count_cost(
-    program: Program,
-    graphs: Mapping[str, onnx.ModelProto],
-    externals: Mapping[str, External],
-    adapter: Mapping[str, Shape],
-) -> Cost:
-    """Count multiply-accumulates and parameters of a program at batch 1.
-
-    Args:
-        program: An `infer` or `train` program.
-        graphs: The graphs it calls.
-        externals: The bundle tensors it reads, by key.
-        adapter: Shapes of the trainable tensors.
-    """
-    model = inline(program, graphs, batch=1)
-    for key, tensor in externals.items():
-        model.graph.input.append(helper.make_tensor_value_info(key, TensorProto.FLOAT, tensor.shape))
-    # onnx's own shape inference loses the history's length where a Reshape computes with it.
-    inferred = SymbolicShapeInference.infer_shapes(model)
-    shapes = {
-        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-        for value in (*inferred.graph.value_info, *inferred.graph.input)
-    }
-    return Cost(
-        macs=sum(_macs(node, shapes) for node in model.graph.node),
-        parameters=sum(prod(tensor.shape) for tensor in externals.values()),
-        trainable_parameters=sum(prod(part.shape(adapter[part.name])) for part in merge_slices(program.coverage)),
-    )
+_ITEM_BYTES = {"float32": 4, "int64": 8, "uint8": 1}
 
 
-def _macs(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
-    """Return the multiply-accumulates of a matrix product or convolution; other operators count nothing."""
-    if node.op_type not in {"MatMul", "Gemm", "Conv"}:
-        return 0
-    first, second = shapes[node.input[0]], shapes[node.input[1]]
-    if 0 in first or 0 in second:
-        raise ValueError(f"shapes of {node.op_type} {node.name} are not known: {first}, {second}")
-    if node.op_type == "Conv":
-        output = shapes[node.output[0]]
-        return prod(output) * prod(second[1:])
-    if node.op_type == "Gemm":
-        flags = {attribute.name: attribute.i for attribute in node.attribute}
-        return prod(first) * second[0 if flags.get("transB") else 1]
-    return prod(first) * second[-1]
+class Counter:
+    """Counts the programs of one bundle; calls that many of them share are worked out once."""
+
+    def __init__(
+        self, graphs: Mapping[str, onnx.ModelProto], tensors: Mapping[str, Shape], adapter: Mapping[str, Shape]
+    ) -> None:
+        """Prepare.
+
+        Args:
+            graphs: The graphs that programs call.
+            tensors: Shapes of all tensors of the bundle as they are stored.
+            adapter: Shapes of the trainable ones.
+        """
+        self._graphs, self._tensors, self._adapter = graphs, tensors, adapter
+        self._known: dict[tuple[str, tuple[Shape, ...]], CallFacts] = {}
+
+    def cost(self, program: Program, batch: int) -> Cost:
+        """Count an `infer` or `train` program.
+
+        Args:
+            program: The program.
+            batch: Samples at once that its memory is planned for.
+        """
+        keys = {key for call in program.calls for key in call.inputs if self._is_stored(key)}
+        macs = sum(facts.macs for _, facts in self._walk(program, 1))
+        return Cost(
+            macs=macs,
+            parameters=sum(prod(self._stored(key)) for key in keys),
+            trainable_parameters=sum(prod(p.shape(self._adapter[p.name])) for p in merge_slices(program.coverage)),
+            planned_bytes=self._planned_bytes(program, batch),
+        )
+
+    def _planned_bytes(self, program: Program, batch: int) -> int:
+        """Return the largest sum of all tensors alive at once, in a local step with those of the optimizer.
+
+        That is SGD's with momentum: the adapter, its gradient and its velocity.
+        """
+        adapter = sum(4 * prod(shape) for shape in self._adapter.values())
+        standing = 3 * adapter if program.mode == "train" else 0
+        needed = _last_reads(program)
+        held = {
+            name: _ITEM_BYTES[spec.dtype] * prod(batch if size is None else size for size in spec.shape)
+            for name, spec in program.inputs.items()
+        }
+        peak = 0
+        for position, (call, facts) in enumerate(self._walk(program, batch)):
+            peak = max(peak, sum(held.values()) + facts.working_bytes)
+            held |= {name: size for name, size in zip(call.outputs, facts.outputs, strict=True) if name in needed}
+            held = {name: size for name, size in held.items() if name in program.inputs or needed[name] > position}
+        return standing + peak
+
+    def _walk(self, program: Program, batch: int) -> list[tuple[Call, CallFacts]]:
+        shapes = {
+            name: tuple(batch if size is None else size for size in spec.shape) for name, spec in program.inputs.items()
+        }
+        walked = []
+        for call in program.calls:
+            given = tuple(self._stored(key) if self._is_stored(key) else shapes[key] for key in call.inputs)
+            facts = self._facts(call.graph, given)
+            shapes |= dict(zip(call.outputs, facts.shapes, strict=True))
+            walked.append((call, facts))
+        return walked
+
+    def _facts(self, graph: str, given: tuple[Shape, ...]) -> CallFacts:
+        key = (graph, given)
+        if key not in self._known:
+            model = self._graphs[graph]
+            names = [value.name for value in model.graph.input]
+            self._known[key] = read_facts(model, dict(zip(names, given, strict=True)))
+        return self._known[key]
+
+    def _is_stored(self, key: str) -> bool:
+        return key.partition("[")[0] in self._tensors
+
+    def _stored(self, key: str) -> Shape:
+        part = TensorSlice.parse(key)
+        return part.shape(self._tensors[part.name])
+
+
+def _last_reads(program: Program) -> dict[str, int]:
+    """Return the position of the last call that reads each tensor; an answer is handed out when it is made."""
+    return {name: position for position, call in enumerate(program.calls) for name in call.inputs}

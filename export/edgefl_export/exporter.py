@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from edgefl.bundle import Bundle
+from edgefl.bundle.manifest import Variant
 from edgefl.bundle.program import Call, Input, Program
 from edgefl.runtime.model import Model
 from edgefl_export.bundle import BundleParts, write_bundle
@@ -52,7 +53,7 @@ def export_bundle(
     exits: Sequence[int],
     out: Path,
     *,
-    batch: int | None,
+    batch: int,
     seed: int,
     force: bool,
     progress: Progress,
@@ -63,7 +64,7 @@ def export_bundle(
         network: Backbone and adapter.
         exits: The exits, rising; the backbone must have them.
         out: The bundle's folder.
-        batch: Samples a training program takes at once, None for any number.
+        batch: Samples that a training step takes at once where memory does not matter.
         seed: Of the random samples that parity is measured on.
         force: Whether an existing bundle is replaced.
         progress: Told about each step.
@@ -75,9 +76,16 @@ def export_bundle(
     """
     started = time.perf_counter()
     with new_folder(out, force=force) as folder:
-        programs = _programs(Composer(Catalog(network), batch), exits)
+        batches = _batches(batch)
+        programs = _programs(Composer(Catalog(network), batches["balanced"]), exits)
+        variants = {
+            f"train/{e}/{memory}": Variant(program=f"train/{e}", batch=size)
+            for e in exits
+            for memory, size in batches.items()
+        }
         graphs = _graphs(network, programs, progress)
-        manifest = write_bundle(folder, BundleParts(network=network, exits=exits, programs=programs, graphs=graphs))
+        parts = BundleParts(network=network, exits=exits, programs=programs, variants=variants, graphs=graphs)
+        manifest = write_bundle(folder, parts)
         parity = _parity(network, folder, exits, seed, progress)
         sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     return ExportResult(
@@ -87,6 +95,15 @@ def export_bundle(
         bundle_bytes=sum(sizes.values()),
         seconds=time.perf_counter() - started,
     )
+
+
+def _batches(batch: int) -> dict[str, int]:
+    """Return how many samples a training step takes at once, by memory knob.
+
+    What a step saves for its backward pass grows with them: micro-batches save memory at less time than computing
+    saved tensors again.
+    """
+    return {"lean": 1, "balanced": max(1, round(0.4 * batch)), "fast": batch}
 
 
 def _programs(composer: Composer, exits: Sequence[int]) -> dict[str, Program]:

@@ -22,6 +22,12 @@ def called(program: Program) -> list[str]:
     return [call.graph for call in program.calls]
 
 
+def walked(program: Program) -> list[str]:
+    """Return the calls before the weight gradients of the linear layers, which come last."""
+    calls = called(program)
+    return calls[: calls.index("close_history") + 1]
+
+
 def programs(composer: Composer) -> dict[str, Program]:
     exits = range(LAST + 1)
     found = {f"infer/{e}": composer.infer(e) for e in exits} | {f"train/{e}": composer.train(e) for e in exits}
@@ -44,28 +50,28 @@ def test_anytime_answers_on_the_way_and_only_at_the_exits_there_are() -> None:
 
 
 def test_exit_0_trains_without_a_vjp_of_any_block() -> None:
-    assert called(PLAIN.train(0)) == ["embed", "open_history", "block_exit", "answer_vjp", "close_history"]
+    assert walked(PLAIN.train(0)) == ["embed", "open_history", "block_exit", "answer_vjp", "close_history"]
 
 
 def test_block_0_saves_nothing_and_block_1_gives_only_its_cls_rows_gradient() -> None:
-    assert called(PLAIN.train(3)) == [
-        "embed", "open_history", "block", "modulate", "block_saved", "modulate", "block_saved", "modulate",
-        "block_exit_saved", "answer_vjp",
+    assert walked(PLAIN.train(3)) == [
+        "embed", "open_history", "block", "modulate_saved", "block_saved", "modulate_saved", "block_saved",
+        "modulate_saved", "block_exit_saved", "answer_vjp",
         "block_exit_vjp", "modulate_vjp", "block_vjp", "modulate_vjp", "block_vjp_cls", "modulate_vjp", "close_history",
     ]  # fmt: skip
 
 
 def test_at_exit_1_the_exits_block_is_the_one_that_gives_its_cls_rows_gradient() -> None:
-    assert called(PLAIN.train(1))[-4:] == ["answer_vjp", "block_exit_vjp_cls", "modulate_vjp", "close_history"]
+    assert walked(PLAIN.train(1))[-4:] == ["answer_vjp", "block_exit_vjp_cls", "modulate_vjp", "close_history"]
 
 
 def test_parallel_adapters_train_in_block_0_which_then_gives_no_other_gradient() -> None:
-    assert called(PARALLEL.train(2)) == [
-        "embed", "open_history", "block_saved", "modulate", "block_saved", "modulate", "block_exit_saved",
+    assert walked(PARALLEL.train(2)) == [
+        "embed", "open_history", "block_saved", "modulate_saved", "block_saved", "modulate_saved", "block_exit_saved",
         "answer_vjp",
         "block_exit_vjp", "modulate_vjp", "block_vjp", "modulate_vjp", "block_vjp_adapter", "close_history",
     ]  # fmt: skip
-    assert called(PARALLEL.train(0))[-3:] == ["answer_vjp", "block_exit_vjp_adapter", "close_history"]
+    assert walked(PARALLEL.train(0))[-3:] == ["answer_vjp", "block_exit_vjp_adapter", "close_history"]
 
 
 @pytest.mark.parametrize("composer", [PLAIN, PARALLEL])
@@ -120,11 +126,23 @@ def test_an_exit_trains_the_parallel_adapters_down_to_its_block(exit_index: int)
     assert {name: parts for name, parts in trained(PARALLEL, exit_index).items() if name in rows} == rows
 
 
-def test_a_tensor_that_several_calls_read_gets_the_sum_of_their_gradients() -> None:
-    weight = "accumulator.blocks.0.attn.qkv.weight"
+def test_a_linear_layer_that_several_calls_use_gets_its_gradient_from_one_product() -> None:
+    program = PLAIN.train(2)
+    weight = "accumulator.blocks.0.mlp.fc1.weight"
+    assert len(program.outputs[weight]) == 1
     # Two modulations and the answer.
-    assert len(PLAIN.train(2).outputs[weight]) == 3
-    assert len(PLAIN.train(2).outputs["head.norm.weight"]) == 1
+    stacked = [call.inputs for call in program.calls if call.outputs == ["accumulator.blocks.0.mlp.fc1.x.rows"]]
+    assert stacked == [[f"accumulator.blocks.0.mlp.fc1.x.{call}" for call in ("answer", "1", "0")]]
+    # Four linear layers of the Accumulator and two of the head.
+    assert called(program).count("linear_gradient") == 6
+
+
+def test_a_norm_that_several_calls_use_gets_the_sum_of_their_gradients() -> None:
+    program = PLAIN.train(2)
+    # Two modulations, the answer, and the client token that opened the history; the head answers once.
+    assert len(program.outputs["accumulator.blocks.0.norm1.weight"]) == 4
+    assert len(program.outputs["accumulator.blocks.0.norm2.weight"]) == 3
+    assert len(program.outputs["head.norm.weight"]) == 1
 
 
 def test_training_takes_the_batch_asked_for_and_inference_any() -> None:
@@ -139,5 +157,5 @@ def test_training_takes_the_batch_asked_for_and_inference_any() -> None:
 
 
 def test_a_network_that_replaces_no_token_is_refused_by_name() -> None:
-    with pytest.raises(BadInputError, match="replace=False cannot be exported"):
+    with pytest.raises(BadInputError, match="replace=False and depth=1 cannot be exported"):
         Composer(Catalog(small_network(replace=False)), batch=4)

@@ -12,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from edgefl.bundle import Bundle
 from edgefl.bundle.manifest import Cost
 from edgefl.bundle.program import Call, Input, Program
+from edgefl.core.tensor_slice import TensorSlice
 from edgefl_export.compose import Composer
 from edgefl_export.costs import count_cost
 from edgefl_export.exporter import ExportResult
@@ -34,8 +35,9 @@ def externals(network: AccumulatorNetwork, program: Program) -> dict[str, Extern
         for name, tensor in network.backbone.frozen().items()
     }
     shapes |= {name: tuple(tensor.shape) for name, tensor in network.adapter().items()}
-    read = {key for call in program.calls for key in call.inputs if key in shapes}
-    return {key: External(file="", offset=0, shape=shapes[key]) for key in read}
+    read = {key for call in program.calls for key in call.inputs if key.partition("[")[0] in shapes}
+    parts = {key: TensorSlice.parse(key) for key in read}
+    return {key: External(file="", offset=0, shape=part.shape(shapes[part.name])) for key, part in parts.items()}
 
 
 def full_block() -> int:
@@ -48,9 +50,14 @@ def exit_block() -> int:
     return N * 2 * D * D + 2 * D * D + 2 * N * D + 2 * D * FFN
 
 
-def accumulator(tokens: int) -> int:
-    """One query row over keys and values of the whole history, computed again in each call; FFN of that row."""
-    return tokens * 2 * D * D + 2 * D * D + 2 * tokens * D + 2 * D * M
+def reading(tokens: int) -> int:
+    """One query over keys and values of the whole history; projection and FFN of that row."""
+    return 2 * tokens * D + D * D + 2 * D * M
+
+
+def modulation(tokens: int) -> int:
+    """Query, key and value of the newest token, reading, key and value of the token it becomes."""
+    return 3 * D * D + reading(tokens) + 2 * D * D
 
 
 @pytest.mark.parametrize("exit_index", [0, 1, 2, 5, 11])
@@ -59,10 +66,12 @@ def test_inference_costs_what_the_formula_says(exit_index: int, embedded_graphs:
     program = Composer(Catalog(network), batch=None).infer(exit_index)
     cost = count_cost(program, embedded_graphs, externals(network, program), {})
     # Block l modulates with a client token and l + 1 CLS tokens; the exit answers with e + 2.
-    modulations = sum(accumulator(index + 2) for index in range(exit_index))
-    head = D * M + M * CLASSES
-    answer = accumulator(exit_index + 2) + head
-    assert cost.macs == (N - 1) * PATCH * D + exit_index * full_block() + exit_block() + modulations + answer
+    opening = 2 * D * D
+    modulations = sum(modulation(index + 2) for index in range(exit_index))
+    # The exit's token gives key and value, the client token the query.
+    answer = 2 * D * D + D * D + reading(exit_index + 2) + D * M + M * CLASSES
+    accumulator = opening + modulations + answer
+    assert cost.macs == (N - 1) * PATCH * D + exit_index * full_block() + exit_block() + accumulator
     assert cost.trainable_parameters == 0
 
 
@@ -117,7 +126,7 @@ def test_what_an_exit_trains_is_counted_by_element(exit_index: int, golden_expor
 
 def test_inference_reads_the_blocks_up_to_its_exit_and_no_other(golden_export: ExportResult) -> None:
     costs = golden_costs(golden_export)
-    # A block of width 24 with an FFN of 48, and its row of the parallel adapters.
-    block = 2 * 2 * 24 + 4 * 24 * 24 + 4 * 24 + 2 * 24 * 48 + 48 + 24 + 2 * 24 * 4 + 4 + 24
+    # A block of width 24 with an FFN of 48, its row of the parallel adapters and of the positions.
+    block = 2 * 2 * 24 + 4 * 24 * 24 + 4 * 24 + 2 * 24 * 48 + 48 + 24 + 2 * 24 * 4 + 4 + 24 + 24
     assert costs["infer/1"].parameters - costs["infer/0"].parameters == block
     assert costs["infer/2"].parameters - costs["infer/1"].parameters == block

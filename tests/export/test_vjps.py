@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,8 +14,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgefl_export.graphs.accumulator import Answer, AnswerVjp, CloseHistory, Modulate, ModulateVjp, OpenHistory
-from edgefl_export.graphs.accumulator_stack import AccumulatorShape
+from edgefl_export.graphs.accumulator import (
+    CloseHistory,
+    LinearGradient,
+    Modulate,
+    ModulateVjp,
+    OpenHistory,
+    StackRows,
+)
+from edgefl_export.graphs.accumulator_block import AccumulatorShape
+from edgefl_export.graphs.answer import Answer, AnswerVjp
 from edgefl_export.graphs.block import Block, BlockShape, Embed, Rows
 from edgefl_export.graphs.block_vjp import BlockVjp, Inputs
 from edgefl_export.graphs.derivatives import (
@@ -177,24 +186,30 @@ class AccumulatorCase:
     """An Accumulator and its head in torch, and what their graphs take."""
 
     shape: AccumulatorShape
-    blocks: list[AccumulatorBlock]
+    block: AccumulatorBlock
     head: Head
+    client: Tensor
     history: Tensor
     cls: Tensor
     positions: Tensor
 
     @property
-    def accumulator_weights(self) -> list[Tensor]:
-        """The blocks' weights, in the graphs' order."""
-        return [parameter for block in self.blocks for parameter in block.parameters()]
+    def weights(self) -> list[Tensor]:
+        """The block's weights, in the graphs' order."""
+        return list(self.block.parameters())
+
+    @property
+    def position(self) -> Tensor:
+        """The newest token's row of the positions, (1, D)."""
+        row = self.history.shape[1] + 1
+        return self.positions[row : row + 1]
 
     def tokens(self) -> Tensor:
-        """Return all output tokens of the plain Accumulator, (B, n + 1, D)."""
-        x = torch.cat([self.history, self.cls], dim=1)
-        x = x + self.positions[: x.shape[1]]
-        for block in self.blocks:
-            x = block(x)
-        return x
+        """Return all output tokens of the plain Accumulator, (B, n + 2, D)."""
+        client = self.client.expand(self.cls.shape[0], 1, -1)
+        x = torch.cat([client, self.history, self.cls], dim=1)
+        tokens: Tensor = self.block(x + self.positions[: x.shape[1]])
+        return tokens
 
     def logits(self) -> Tensor:
         """Return the exit's logits, (B, C)."""
@@ -202,92 +217,172 @@ class AccumulatorCase:
         logits: Tensor = self.head(read + self.cls[:, 0] if self.shape.residual else read)
         return logits
 
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """Return keys and values of client token and history, (B, heads, n + 1, d), from torch's own layers."""
+        client = self.client.expand(self.cls.shape[0], 1, -1)
+        x = torch.cat([client, self.history], dim=1)
+        qkv = self.block.attn.qkv(self.block.norm1(x + self.positions[: x.shape[1]]))
+        _, keys, values = (split_heads(t, self.shape.heads) for t in qkv.split(self.shape.width, dim=-1))
+        return keys.detach().requires_grad_(), values.detach().requires_grad_()
+
+    def answered(self) -> tuple[Tensor, ...]:
+        """Return what the answering graphs take before the weights."""
+        return (*self.kept(), self.cls, self.position, self.client, self.positions[:1])
+
 
 @st.composite
 def accumulator_cases(
-    draw: st.DrawFn, *, depth: int = 1, residual: bool = True, head: Literal["mlp", "linear"] = "mlp"
+    draw: st.DrawFn, *, residual: bool = True, head: Literal["mlp", "linear"] = "mlp"
 ) -> AccumulatorCase:
-    heads, history = draw(st.integers(1, 3)), draw(size)
+    heads, history = draw(st.integers(1, 3)), draw(st.integers(0, 4))
     width = heads * draw(st.integers(2, 4))
-    config = AccumulatorConfig(
-        width=width, blocks=9, classes=draw(size), mlp_dim=draw(size), heads=heads, depth=depth, head=head
-    )
+    config = AccumulatorConfig(width=width, blocks=9, classes=draw(size), mlp_dim=draw(size), heads=heads, head=head)
     seed = draw(seeds)
     torch.manual_seed(seed)
-    blocks, classifier = [AccumulatorBlock(config).double() for _ in range(depth)], Head(config).double()
+    block, classifier = AccumulatorBlock(config).double(), Head(config).double()
     random = Draw(seed)
     with torch.no_grad():
-        for parameter in [p for part in (*blocks, classifier) for p in part.parameters()]:
+        for parameter in (*block.parameters(), *classifier.parameters()):
             parameter.copy_(random(*parameter.shape))
     return AccumulatorCase(
-        shape=AccumulatorShape(width=width, heads=heads, depth=depth, residual=residual, head=head),
-        blocks=blocks,
+        shape=AccumulatorShape(width=width, heads=heads, residual=residual, head=head),
+        block=block,
         head=classifier,
+        client=random(width),
         history=random(2, history, width),
         cls=random(2, 1, width),
         positions=random(10, width),
     )
 
 
-@pytest.mark.parametrize("depth", [1, 2])
+def multiplied(rows: Sequence[Tensor], layers: Sequence[tuple[str, bool]]) -> dict[str, Tensor]:
+    """Return the gradients of linear layers from the rows a call leaves: (name, whether it has a bias)."""
+    found = {}
+    for (name, has_bias), gradient, x in zip(layers, rows[::2], rows[1::2], strict=True):
+        weight, bias = LinearGradient()(gradient, x)
+        found |= {f"{name}.weight": weight} | ({f"{name}.bias": bias} if has_bias else {})
+    return found
+
+
+LINEARS = [("attn.qkv", False), ("attn.proj", True), ("mlp.fc1", True), ("mlp.fc2", True)]
+NORMS = ["norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"]
+
+
+def gradients_of(loss: Tensor, module: torch.nn.Module) -> dict[str, Tensor]:
+    parameters = dict(module.named_parameters())
+    found = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True)
+    return dict(zip(parameters, found, strict=True))
+
+
+def agree_by_name(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    agree([found[name] for name in expected], list(expected.values()))
+
+
 @few
 @given(data=st.data())
-def test_modulating_a_token(depth: int, data: st.DataObject) -> None:
-    case = data.draw(accumulator_cases(depth=depth))
-    given_tensors = (case.history, case.cls, case.positions, *case.accumulator_weights)
-    modified = case.tokens()[:, -1:]
-    plain = (modified, torch.cat([case.history, modified], dim=1))
-    agree(Modulate(case.shape)(*given_tensors), plain)
-
-    at_modified, at_next = (torch.randn_like(tensor) for tensor in plain)
-    found = ModulateVjp(case.shape)(at_modified, at_next, *given_tensors)
-    expected = torch.autograd.grad(
-        plain, (case.cls, case.history, case.positions, *case.accumulator_weights), (at_modified, at_next)
+def test_modulating_a_token_reads_only_what_is_kept_of_the_others(data: st.DataObject) -> None:
+    case = data.draw(accumulator_cases())
+    keys, values = case.kept()
+    modified, keys_out, values_out = Modulate(case.shape, save=False)(
+        keys, values, case.cls, case.position, *case.weights
     )
-    agree(found, [*expected[:2], expected[2][: case.history.shape[1] + 1], *expected[3:]])
+    agree([modified], [case.tokens()[:, -1:]])
+    longer = dataclasses.replace(case, history=torch.cat([case.history, modified], dim=1))
+    agree([keys_out, values_out], longer.kept())
 
 
-@pytest.mark.parametrize(
-    ("depth", "residual", "head"), [(1, True, "mlp"), (2, True, "mlp"), (1, False, "mlp"), (1, True, "linear")]
-)
 @few
 @given(data=st.data())
-def test_answering_at_an_exit(depth: int, residual: bool, head: Literal["mlp", "linear"], data: st.DataObject) -> None:
-    case = data.draw(accumulator_cases(depth=depth, residual=residual, head=head))
-    weights = (*case.accumulator_weights, *case.head.parameters())
-    given_tensors = (case.history, case.cls, case.positions, *weights)
-    logits = case.logits()
-    agree([Answer(case.shape)(*given_tensors)], [logits])
+def test_the_vjp_of_modulating_a_token(data: st.DataObject) -> None:
+    case = data.draw(accumulator_cases())
+    keys, values = case.kept()
+    position = case.position.detach().requires_grad_()
+    plain = Modulate(case.shape, save=True)(keys, values, case.cls, position, *case.weights)
+    (modified, *kept), saved = plain[:3], plain[3:]
+    at_modified, *at_kept = (torch.randn_like(tensor) for tensor in plain[:3])
+    found = ModulateVjp(case.shape)(
+        at_modified, *at_kept, keys, values, case.cls, modified, *saved, position, *case.weights
+    )
+    loss = sum((a * b).sum() for a, b in zip([modified, *kept], [at_modified, *at_kept], strict=True))
+    assert isinstance(loss, Tensor)
+    expected = torch.autograd.grad(loss, (case.cls, keys, values, position), retain_graph=True)
+    agree(found[:4], expected)
+    agree_by_name(
+        dict(zip(NORMS, found[4:8], strict=True)) | multiplied(found[8:], LINEARS), gradients_of(loss, case.block)
+    )
+
+
+@pytest.mark.parametrize(("residual", "head"), [(True, "mlp"), (False, "mlp"), (True, "linear")])
+@few
+@given(data=st.data())
+def test_answering_at_an_exit(residual: bool, head: Literal["mlp", "linear"], data: st.DataObject) -> None:
+    case = data.draw(accumulator_cases(residual=residual, head=head))
+    weights = (*case.weights, *case.head.parameters())
+    answered = case.answered()
+    logits = Answer(case.shape)(*answered, *weights)
+    agree([logits], [case.logits()])
 
     labels = torch.randint(logits.shape[1], (2,))
     sample_weights = torch.tensor([0.7, 0.2], dtype=torch.float64)
     loss = (F.cross_entropy(logits, labels, reduction="none") * sample_weights).sum()
-    expected = torch.autograd.grad(loss, (case.cls, case.history, case.positions, *weights))
-    found = AnswerVjp(case.shape)(labels, sample_weights, *given_tensors)
-    agree(found, [loss, *expected[:2], expected[2][: case.history.shape[1] + 1], *expected[3:]])
+    keys, values, cls, *_ = answered
+    found = AnswerVjp(case.shape)(labels, sample_weights, *answered, *weights)
+    agree(found[:4], [loss, *torch.autograd.grad(loss, (cls, keys, values), retain_graph=True)])
+
+    # The client token's query and the token itself are left to CloseHistory, which sees all that reads it.
+    at_query, at_token = found[4:6]
+    nothing = torch.zeros_like(keys[:, :, :1])
+    closed = CloseHistory(case.shape)(
+        nothing, nothing, at_query, at_token, case.client, case.positions[:1], *case.weights
+    )
+    at_positions, at_client = torch.autograd.grad(loss, (case.positions, case.client), retain_graph=True)
+    row = case.history.shape[1] + 1
+    agree([found[6], closed[0], closed[1]], [at_positions[row : row + 1], at_client, at_positions[:1]])
+    of_block = gradients_of(loss, case.block)
+    norms = dict(zip([*NORMS, "norm.weight", "norm.bias"], found[7:13], strict=True))
+    norms["norm1.weight"], norms["norm1.bias"] = (a + b for a, b in zip(found[7:9], closed[2:4], strict=True))
+    rows = [StackRows()(found[13], closed[4]), StackRows()(found[14], closed[5]), *found[15:]]
+    layers = [("mlp.fc1", True), ("mlp.fc2", True)] if head == "mlp" else [("mlp", True)]
+    expected = gradients_of(loss, case.head)
+    agree_by_name({name: norms[name] for name in NORMS} | multiplied(rows[:8], LINEARS), of_block)
+    agree_by_name({name: norms[name] for name in ("norm.weight", "norm.bias")} | multiplied(rows[8:], layers), expected)
 
 
 def test_a_sample_of_weight_0_changes_no_gradient() -> None:
-    shape = AccumulatorShape(width=4, heads=2, depth=1, residual=True, head="linear")
+    shape = AccumulatorShape(width=4, heads=2, residual=True, head="linear")
     block, head = (
-        part(AccumulatorConfig(width=4, blocks=3, classes=3, mlp_dim=5, heads=2, head="linear"))
+        part(AccumulatorConfig(width=4, blocks=3, classes=3, mlp_dim=5, heads=2, head="linear")).double()
         for part in (AccumulatorBlock, Head)
     )
-    weights = [parameter.detach().double() for part in (block, head) for parameter in part.parameters()]
+    weights = [parameter.detach() for part in (block, head) for parameter in part.parameters()]
     draw, labels = Draw(0), torch.tensor([2, 0, 1])
-    history, cls, positions = draw(3, 2, 4), draw(3, 1, 4), draw(5, 4)
-    alone = AnswerVjp(shape)(labels[:2], torch.ones(2).double(), history[:2], cls[:2], positions, *weights)
-    padded = AnswerVjp(shape)(labels, torch.tensor([1.0, 1, 0]).double(), history, cls, positions, *weights)
-    agree([padded[0], *padded[3:]], [alone[0], *alone[3:]])
-    agree([padded[1][:2], padded[2][:2]], alone[1:3])
+    keys, values, cls = draw(3, 2, 2, 2), draw(3, 2, 2, 2), draw(3, 1, 4)
+    rest = (draw(1, 4), draw(4), draw(1, 4), *weights)
+    alone = AnswerVjp(shape)(labels[:2], torch.ones(2).double(), keys[:2], values[:2], cls[:2], *rest)
+    padded = AnswerVjp(shape)(labels, torch.tensor([1.0, 1, 0]).double(), keys, values, cls, *rest)
+    agree([padded[0], *padded[4:13]], [alone[0], *alone[4:13]])
+    agree([tensor[:2] for tensor in padded[1:4]], alone[1:4])
+    layers = [*LINEARS, ("mlp", True)]
+    agree_by_name(multiplied(padded[13:], layers), multiplied(alone[13:], layers))
 
 
-def test_the_history_opens_with_one_client_token_for_each_sample() -> None:
-    draw = Draw(0)
-    client, cls, gradient = draw(4), draw(3, 1, 4), draw(3, 1, 4)
-    opened = OpenHistory()(client, cls)
-    assert torch.equal(opened, client.repeat(3, 1)[:, None])
-    agree([CloseHistory()(gradient)], torch.autograd.grad(opened, client, gradient))
+@few
+@given(data=st.data())
+def test_the_history_opens_with_the_client_token_for_each_sample(data: st.DataObject) -> None:
+    case = data.draw(accumulator_cases())
+    opened = OpenHistory(case.shape)(case.cls, case.client, case.positions[:1], *case.weights)
+    agree(opened, [tensor[:, :, :1] for tensor in case.kept()])
+
+    at_keys, at_values = (torch.randn_like(tensor) for tensor in opened)
+    loss = (opened[0] * at_keys).sum() + (opened[1] * at_values).sum()
+    none = torch.zeros_like(case.cls[:1])
+    closed = CloseHistory(case.shape)(at_keys, at_values, none, none, case.client, case.positions[:1], *case.weights)
+    at_client, at_positions = torch.autograd.grad(loss, (case.client, case.positions), retain_graph=True)
+    agree(closed[:2], [at_client, at_positions[:1]])
+    norm1 = torch.autograd.grad(loss, list(case.block.norm1.parameters()), retain_graph=True)
+    (qkv,) = torch.autograd.grad(loss, [case.block.attn.qkv.weight])
+    agree([*closed[2:4], LinearGradient()(*closed[4:])[0]], [*norm1, qkv])
 
 
 def test_embedding_is_the_backbones_own_with_the_cls_token_apart() -> None:

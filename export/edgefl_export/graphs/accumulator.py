@@ -1,60 +1,103 @@
 """The Accumulator's calls, forward and VJP, with the adapter's tensors as inputs (arXiv 2212.04084, section 4.2).
 
-The VJP runs the forward again from the history: beside a backbone block that costs little, and nothing is saved.
+The history travels as the keys and values of its tokens, (B, heads, n, d), the client token's first.  A token's row of
+the positions comes as a tensor of its own, (1, D).
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from edgefl_export.graphs.accumulator_stack import (
-    ACCUMULATOR_BLOCK_WEIGHTS,
-    EPS,
-    AccumulatorShape,
-    AccumulatorStack,
-    Saved,
-)
-from edgefl_export.graphs.derivatives import gelu_slope, layer_norm_vjp, linear_gradients, standardize
+from edgefl_export.graphs.accumulator_block import AccumulatorBlock, AccumulatorShape, AccumulatorWeights, Reading
+from edgefl_export.graphs.derivatives import merge_heads
 
-__all__ = ["Answer", "AnswerVjp", "CloseHistory", "Modulate", "ModulateVjp", "OpenHistory"]
+__all__ = ["CloseHistory", "LinearGradient", "Modulate", "ModulateVjp", "OpenHistory", "StackRows"]
 
 
 class OpenHistory(nn.Module):
-    """Starts the history with the client token, one for each sample."""
+    """Starts the history with the client token."""
 
-    def forward(self, client_token: Tensor, cls: Tensor) -> Tensor:
-        """Return (B, 1, D) for the client token (D,) and any CLS token (B, 1, D)."""
-        return client_token.expand(cls.shape[0], 1, -1).clone()
+    def __init__(self, shape: AccumulatorShape) -> None:
+        super().__init__()
+        self.block = AccumulatorBlock(shape)
+
+    def forward(self, cls: Tensor, client_token: Tensor, position: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of the client token, one for each sample.
+
+        Args:
+            cls: Any CLS token, (B, 1, D).
+            client_token: (D,).
+            position: (1, D).
+            weights: The Accumulator's.
+        """
+        token = (client_token + position)[None]
+        keys, values = self.block.keep(token, AccumulatorWeights(*weights))
+        return keys.expand(cls.shape[0], -1, -1, -1).clone(), values.expand(cls.shape[0], -1, -1, -1).clone()
 
 
 class CloseHistory(nn.Module):
-    """Gradient of the client token."""
+    """VJP of everything that reads the client token."""
 
-    def forward(self, gradient: Tensor) -> Tensor:
-        """Return (D,) for the gradient at the opened history, (B, 1, D)."""
-        return gradient.sum((0, 1))
+    def __init__(self, shape: AccumulatorShape) -> None:
+        super().__init__()
+        self.block = AccumulatorBlock(shape)
+
+    def forward(
+        self,
+        at_keys: Tensor,
+        at_values: Tensor,
+        at_query: Tensor,
+        at_token: Tensor,
+        client_token: Tensor,
+        position: Tensor,
+        *weights: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Return the gradients of client token and position, of norm1, and rows of qkv.
+
+        Args:
+            at_keys: Gradient at the history with which the client token is alone, (B, heads, 1, d).
+            at_values: Like `at_keys`.
+            at_query: Gradient at the client token's query, summed over the samples, (1, 1, D).
+            at_token: Gradient at the client token where the exit adds to it, summed over the samples, (1, 1, D).
+            client_token: (D,).
+            position: (1, D).
+            weights: The Accumulator's.
+        """
+        kept = (merge_heads(tensor.sum(0, keepdim=True)) for tensor in (at_keys, at_values))
+        token = (client_token + position)[None]
+        at_qkv = torch.cat([at_query, *kept], dim=-1)
+        at_read, norm1, rows = self.block.project_vjp(at_qkv, token, AccumulatorWeights(*weights))
+        at_both = (at_read + at_token)[0]
+        return at_both[0], at_both, *norm1, *rows
 
 
 class Modulate(nn.Module):
     """Replaces a block's CLS token by the Accumulator's output for it and appends that to the history."""
 
-    def __init__(self, shape: AccumulatorShape) -> None:
+    def __init__(self, shape: AccumulatorShape, *, save: bool) -> None:
         super().__init__()
-        self.stack = AccumulatorStack(shape, row=-1)
+        self.block, self.save = AccumulatorBlock(shape), save
 
-    def forward(self, history: Tensor, cls: Tensor, positions: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the modified token (B, 1, D) and the history with it (B, n + 1, D).
+    def forward(
+        self, keys: Tensor, values: Tensor, cls: Tensor, position: Tensor, *weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the modified token (B, 1, D), the history with it, and for training what the VJP needs.
 
         Args:
-            history: Client token and modified tokens, (B, n, D).
+            keys: Of the history, (B, heads, n, d).
+            values: Of the history, (B, heads, n, d).
             cls: The block's own CLS token, (B, 1, D).
-            positions: (rows, D), rows > n.
+            position: (1, D).
             weights: The Accumulator's.
         """
-        modified, _ = self.stack.forward(_with_positions(history, cls, positions), weights)
-        return modified, torch.cat([history, modified], dim=1)
+        w = AccumulatorWeights(*weights)
+        token = cls + position
+        q, k, v = self.block.project(token, w)
+        modified, reading = self.block.read(token, q, _append(keys, k), _append(values, v), w)
+        kept = self.block.keep(modified + position, w)
+        answer = (modified, _append(keys, kept[0]), _append(values, kept[1]))
+        return (*answer, k, v, *reading) if self.save else answer
 
 
 class ModulateVjp(nn.Module):
@@ -62,104 +105,71 @@ class ModulateVjp(nn.Module):
 
     def __init__(self, shape: AccumulatorShape) -> None:
         super().__init__()
-        self.stack = AccumulatorStack(shape, row=-1)
+        self.block = AccumulatorBlock(shape)
 
     def forward(
-        self, at_modified: Tensor, at_next: Tensor, history: Tensor, cls: Tensor, positions: Tensor, *weights: Tensor
+        self,
+        at_modified: Tensor,
+        at_keys_out: Tensor,
+        at_values_out: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        cls: Tensor,
+        modified: Tensor,
+        *rest: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Return the gradients at cls and history, of the position rows 0..n, and of the weights.
+        """Return the gradients at cls, keys and values; of the position, norm1 and norm2; and rows of all linears.
 
         Args:
             at_modified: Gradient at the modified token where the next block reads it, (B, 1, D).
-            at_next: Gradient at the history with the modified token, (B, n + 1, D).
-            history: As given to `Modulate`, (B, n, D).
+            at_keys_out: Gradient at the history's keys with the modified token, (B, heads, n + 1, d).
+            at_values_out: Like `at_keys_out`.
+            keys: As given to `Modulate`.
+            values: As given to `Modulate`.
             cls: As given to `Modulate`.
-            positions: As given to `Modulate`.
-            weights: As given to `Modulate`.
+            modified: The modified token.
+            rest: What else `Modulate` saved, the position (1, D) and the Accumulator's weights.
         """
-        _, saved = self.stack.forward(_with_positions(history, cls, positions), weights)
-        at_tokens, gradients = self.stack.vjp(at_modified + at_next[:, -1:], saved, weights)
-        return at_tokens[:, -1:], at_tokens[:, :-1] + at_next[:, :-1], at_tokens.sum(0), *gradients
+        k, v = rest[:2]
+        reading, position = Reading(*rest[2:7]), rest[7]
+        w = AccumulatorWeights(*rest[8:])
+        at_kept, kept_norm1, kept_rows = self.block.keep_vjp(
+            at_keys_out[:, :, -1:], at_values_out[:, :, -1:], modified + position, w
+        )
+        at_token, at_attention, norm2, rows = self.block.read_vjp(
+            at_modified + at_kept, reading, _append(keys, k), _append(values, v), w
+        )
+        at_q, at_k, at_v = at_attention
+        at_qkv = torch.cat([merge_heads(at_q), merge_heads(at_k[:, :, -1:]), merge_heads(at_v[:, :, -1:])], dim=-1)
+        at_read, norm1, qkv_rows = self.block.project_vjp(at_qkv, cls + position, w)
+        at_cls = at_token + at_read
+        return (
+            at_cls,
+            at_keys_out[:, :, :-1] + at_k[:, :, :-1],
+            at_values_out[:, :, :-1] + at_v[:, :, :-1],
+            (at_cls + at_kept).sum(0),
+            *(kept + own for kept, own in zip(kept_norm1, norm1, strict=True)),
+            *norm2,
+            *(torch.cat(pair) for pair in zip(kept_rows, qkv_rows, strict=True)),
+            *rows,
+        )
 
 
-class Answer(nn.Module):
-    """The logits of one exit."""
+class LinearGradient(nn.Module):
+    """Gradient of a linear layer from the rows of all its uses."""
 
-    def __init__(self, shape: AccumulatorShape) -> None:
-        super().__init__()
-        self.shape, self.stack = shape, AccumulatorStack(shape, row=0)
-
-    def forward(self, history: Tensor, cls: Tensor, positions: Tensor, *weights: Tensor) -> Tensor:
-        """Return logits (B, C) for a history (B, n, D) and the exit's own CLS token (B, 1, D)."""
-        logits, *_ = self.run(history, cls, positions, weights)
-        return logits
-
-    def run(
-        self, history: Tensor, cls: Tensor, positions: Tensor, weights: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Saved]]:
-        """Return logits, the head's input, its LayerNorm, its hidden input (each (B, .)), and what the VJP needs."""
-        accumulator, head = self.split(weights)
-        row, saved = self.stack.forward(_with_positions(history, cls, positions), accumulator)
-        read = (row + cls if self.shape.residual else row)[:, 0]
-        norm = F.layer_norm(read, (self.shape.width,), head[0], head[1], EPS)
-        first = F.linear(norm, head[2], head[3])
-        logits = F.linear(F.gelu(first), head[4], head[5]) if self.shape.head == "mlp" else first
-        return logits, read, norm, first, saved
-
-    def split(self, weights: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return the Accumulator's weights and the head's."""
-        end = self.shape.depth * len(ACCUMULATOR_BLOCK_WEIGHTS)
-        return weights[:end], weights[end:]
+    def forward(self, gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of weight (out, in) and bias (out,), for rows (R, out) at its output and (R, in)."""
+        return gradient.transpose(0, 1) @ x, gradient.sum(0)
 
 
-class AnswerVjp(nn.Module):
-    """Weighted cross-entropy at one exit, its gradients at history and CLS token, and those of all weights."""
+class StackRows(nn.Module):
+    """Puts rows under each other."""
 
-    def __init__(self, shape: AccumulatorShape) -> None:
-        super().__init__()
-        self.answer = Answer(shape)
-
-    def forward(
-        self, labels: Tensor, sample_weights: Tensor, history: Tensor, cls: Tensor, positions: Tensor, *weights: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Return loss (), the gradients at cls and history, of the position rows 0..n, and of the weights.
-
-        Args:
-            labels: (B,), int64 in [0, C).
-            sample_weights: (B,); 0 for padding.
-            history: (B, n, D).
-            cls: (B, 1, D).
-            positions: (rows, D), rows > n.
-            weights: The Accumulator's, then the head's.
-        """
-        logits, read, norm, first, saved = self.answer.run(history, cls, positions, weights)
-        accumulator, head = self.answer.split(weights)
-        classes = torch.arange(logits.shape[1], device=labels.device)
-        target = (labels[:, None] == classes[None]).to(logits.dtype)
-        loss = -(torch.log_softmax(logits, dim=-1) * target).sum(-1)
-        at_logits = (torch.softmax(logits, dim=-1) - target) * sample_weights[:, None]
-        at_read, of_head = self._head_vjp(at_logits, read, norm, first, head)
-        at_row = at_read[:, None]
-        at_tokens, gradients = self.answer.stack.vjp(at_row, saved, accumulator)
-        at_cls = at_tokens[:, -1:] + at_row if self.answer.shape.residual else at_tokens[:, -1:]
-        return (loss * sample_weights).sum(), at_cls, at_tokens[:, :-1], at_tokens.sum(0), *gradients, *of_head
-
-    def _head_vjp(
-        self, at_logits: Tensor, read: Tensor, norm: Tensor, first: Tensor, head: tuple[Tensor, ...]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Return the gradient at the head's input and those of its weights."""
-        gradients: list[Tensor] = []
-        at_first = at_logits
-        if self.answer.shape.head == "mlp":
-            gradients = [*linear_gradients(at_logits, F.gelu(first))]
-            at_first = (at_logits @ head[4]) * gelu_slope(first)
-        gradients = [*linear_gradients(at_first, norm), *gradients]
-        at_norm = at_first @ head[2]
-        standardized, inverse_std = standardize(read, EPS)
-        gradients = [(at_norm * standardized).sum(0), at_norm.sum(0), *gradients]
-        return layer_norm_vjp(at_norm * head[0], standardized, inverse_std), gradients
+    def forward(self, *rows: Tensor) -> Tensor:
+        """Return (R, K) for tensors (R', K)."""
+        return torch.cat(rows)
 
 
-def _with_positions(history: Tensor, cls: Tensor, positions: Tensor) -> Tensor:
-    tokens = torch.cat([history, cls], dim=1)
-    return tokens + positions[: tokens.shape[1]]
+def _append(kept: Tensor, new: Tensor) -> Tensor:
+    return torch.cat([kept, new], dim=2)
