@@ -64,6 +64,7 @@ def write_toy_bundle(folder: Path, seed: int = 0) -> Path:
         graphs={},
         stand_alone={},
         programs={},
+        variants={},
         costs={},
         files={},
     )  # fmt: skip

@@ -35,6 +35,13 @@ def client() -> None:
 @click.option("--bundle", "folder", required=True, type=click.Path(path_type=Path), help="The bundle's folder.")
 @click.option("--samples", required=True, metavar="FOLDER|MODULE:FUNCTION", help="Local samples with their labels.")
 @click.option("--deepest-exit", type=click.IntRange(0), help="Deepest exit to train.  [default: the bundle's]")
+@click.option(
+    "--memory",
+    type=click.Choice(["lean", "balanced", "fast"]),
+    default="balanced",
+    show_default=True,
+    help="What training may take for its speed.",
+)
 @click.option("--state", type=click.Path(path_type=Path), default=_STATE, show_default=True, help="Key and journal.")
 @click.option("--connect-seconds", type=click.FloatRange(0), default=20.0, show_default=True, help="Before giving up.")
 @click.option("--wait", is_flag=True, help="Never give up before the server has answered once.")
@@ -44,6 +51,7 @@ def run(
     folder: Path,
     samples: str,
     deepest_exit: int | None,
+    memory: str,
     state: Path,
     connect_seconds: float,
     wait: bool,
@@ -62,7 +70,7 @@ def run(
     from edgefl.samples import open_samples
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    model = load(folder)
+    model = load(folder, memory=memory)
     deepest = model.exits[-1] if deepest_exit is None else deepest_exit
     check_exits((deepest,), model.exits, f"bundle {folder.name}")
     local = open_samples(samples, model.bundle.manifest.model.classes)
@@ -80,7 +88,7 @@ def run(
             click.echo(f"joined {url} as node {node.node_id}, training up to exit {deepest}", err=True)
             serve(node, session)
     if json_path:
-        settings = {"server": url, "bundle": model.bundle.manifest.bundle_id, "samples": samples, "exit": deepest}
+        settings = {"server": url, "bundle": model.bundle.manifest.bundle_id, "samples": samples, "memory": memory}
         _report(session, transport, settings).write(json_path)
 
 
@@ -100,7 +108,7 @@ def _report(session: Session, transport: Transport, settings: Mapping[str, objec
     modules = sorted({name.partition(".")[0] for name in sys.modules})
     return Report(
         command="client run",
-        settings={**settings, "pid": os.getpid(), "modules": modules},
+        settings={**settings, "exit": session.deepest_exit, "pid": os.getpid(), "modules": modules},
         records=[
             Record(name="bytes_up", unit="byte", value=transport.bytes_up, labels=labels),
             Record(name="bytes_down", unit="byte", value=transport.bytes_down, labels=labels),

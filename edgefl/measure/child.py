@@ -85,7 +85,7 @@ def measure(task: Task) -> Raw:
     # The parent has hashed the files: reading them here would count their pages as this exit's.
     bundle = Bundle(Path(task.folder), verify=False)
     anonymous = _AnonymousPeak()
-    model = Model(bundle, bundle.adapter(), between_calls=anonymous)
+    model = Model(bundle, bundle.adapter(), memory=task.memory, between_calls=anonymous)
     once = _workload(model, task)
     once()
     weights = {bundle.path(tensor.file) for tensor in bundle.manifest.tensors.values()}
@@ -113,7 +113,7 @@ def _workload(model: Model, task: Task) -> Callable[[], None]:
 
     def step() -> None:
         gradients.clear()
-        model.accumulate(gradients, samples, labels, task.exit_index, memory=task.memory)
+        model.accumulate(gradients, samples, labels, task.exit_index)
         optimizer.step(model.adapter, gradients.arrays, gradients.coverage)
 
     return step

@@ -53,18 +53,19 @@ class Prediction:
         return confidence
 
 
-def load(folder: str | Path, adapter: str | Path | None = None) -> Model:
+def load(folder: str | Path, adapter: str | Path | None = None, *, memory: str | None = None) -> Model:
     """Open a bundle for use.
 
     Args:
         folder: The bundle's folder.
         adapter: Another adapter of the same bundle; None for its own.
+        memory: What training may take: `lean`, `balanced` (as None) or `fast`.
 
     Raises:
         BundleError: If the folder is no bundle edgefl can trust.
     """
     bundle = Bundle(Path(folder))
-    return Model(bundle, bundle.adapter(Path(adapter) if adapter is not None else None))
+    return Model(bundle, bundle.adapter(Path(adapter) if adapter is not None else None), memory=memory)
 
 
 class Model:
@@ -73,18 +74,29 @@ class Model:
     Attributes:
         bundle: The bundle.
         exits: The exits it has, rising.
+        memory: The memory knob of training: `lean` takes one sample at once, `fast` as many as the bundle plans for;
+            None is `balanced`.
     """
 
-    def __init__(self, bundle: Bundle, adapter: Adapter, between_calls: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        adapter: Adapter,
+        *,
+        memory: str | None = None,
+        between_calls: Callable[[], None] = lambda: None,
+    ) -> None:
         """Take a bundle into use.
 
         Args:
             bundle: The bundle.
             adapter: Its adapter.
+            memory: The memory knob.
             between_calls: Called between the calls of a program; an exception it raises stops the program there.
         """
         self.bundle = bundle
         self.exits = tuple(bundle.manifest.exits)
+        self.memory = memory
         self._weights = Weights(bundle, adapter.tensors)
         self._interpreter = Interpreter(bundle, self._weights, between_calls)
 
@@ -173,7 +185,6 @@ class Model:
         labels: Array,
         exit_index: int,
         weights: FloatArray | None = None,
-        memory: str | None = None,
     ) -> float:
         """Add the gradient of a batch of any size to buffers and return its loss.
 
@@ -185,7 +196,6 @@ class Model:
             labels: As for `train_step`.
             exit_index: The exit to train.
             weights: As for `train_step`.
-            memory: `lean` takes one sample at once, `fast` as many as the bundle plans for; None is `balanced`.
 
         Raises:
             ExitsError: If the bundle does not have the exit.
@@ -193,7 +203,7 @@ class Model:
             SamplesError: If samples, labels and weights do not fit each other or the model.
         """
         self._check_exit(exit_index)
-        name = f"train/{exit_index}/{memory}" if memory else f"train/{exit_index}"
+        name = f"train/{exit_index}/{self.memory}" if self.memory else f"train/{exit_index}"
         return self._accumulate(name, gradients, samples, labels, weights)
 
     def run(self, name: str, inputs: Mapping[str, Array]) -> dict[str, Array]:

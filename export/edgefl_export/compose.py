@@ -14,6 +14,7 @@ from edgefl_export.graphs.accumulator_graphs import SAVED
 from edgefl_export.graphs.block import Rows
 from edgefl_export.graphs.block_vjp import Inputs
 from edgefl_export.graphs.catalog import Catalog, block_name, vjp_name
+from edgefl_export.graphs.rows import LINEAR_GRADIENT, stack_name
 
 __all__ = ["Composer"]
 
@@ -220,13 +221,13 @@ class _Walk:
             bias = [] if linear == self.accumulator.without_bias else [f"{linear}.bias"]
             keys = [f"{linear}.weight", *bias]
             made = [f"at.{key}" for key in keys]
-            self._call("linear_gradient", rows, [*made, ""][:2])
+            self._call(LINEAR_GRADIENT, rows, [*made, ""][:2])
             self._collect(keys, made)
 
     def _stack(self, name: str, rows: Sequence[str]) -> str:
         if len(rows) == 1:
             return rows[0]
-        self._call(f"stack_{len(rows)}", list(rows), [f"{name}.rows"])
+        self._call(stack_name(len(rows)), list(rows), [f"{name}.rows"])
         return f"{name}.rows"
 
     def _at_history(self, index: int) -> list[str]:

@@ -20,6 +20,8 @@ from edgefl_export.folder import new_folder
 from edgefl_export.formats.onnx import lower
 from edgefl_export.graphs.catalog import Catalog
 from edgefl_export.graphs.preprocess import preprocess_graph
+from edgefl_export.graphs.rows import rows_graph
+from edgefl_export.graphs.spec import GraphSpec
 from edgefl_export.model.network import AccumulatorNetwork
 from edgefl_export.parity import Parity, check_parity, measure_parity, trained_adapter
 
@@ -132,9 +134,12 @@ def _graphs(
         if name == "preprocess":
             graphs[name] = preprocess_graph(network.backbone.preprocessing)
         else:
-            spec = catalog.spec(name)
-            graphs[name] = lower(spec.module, spec.example, spec.inputs, spec.outputs, spec.axes)
+            graphs[name] = rows_graph(name) or _lowered(catalog.spec(name))
     return graphs
+
+
+def _lowered(spec: GraphSpec) -> onnx.ModelProto:
+    return lower(spec.module, spec.example, spec.inputs, spec.outputs, spec.axes)
 
 
 def _parity(

@@ -108,6 +108,10 @@ HOSTILE: dict[str, tuple[Tamper, type[BundleError], str]] = {
     "an unknown dtype": (put("object", "programs", "infer/0", "inputs", "samples", "dtype"), ManifestError, "dtype"),
     "a batch of none": (put(0, "programs", "train/0", "batch"), ManifestError, "batch"),
     "a program without its cost": (drop("costs", "infer/0"), ManifestError, "no entry in `costs`"),
+    "a variant without its cost": (drop("costs", "train/0/lean"), ManifestError, "no entry in `costs`"),
+    "a variant of nothing": (put("train/9", "variants", "train/0/lean", "program"), ManifestError, "is of 'train/9'"),
+    "a variant of inference": (put("infer/0", "variants", "train/0/lean", "program"), ManifestError, "is of 'infer/0'"),
+    "a variant of no samples": (put(0, "variants", "train/0/lean", "batch"), ManifestError, "batch"),
     "coverage outside the tensor": (
         put(["loss"], "programs", "train/0", "outputs", "accumulator.positions[0:6]"),
         ManifestError,

@@ -76,7 +76,15 @@ def test_a_training_program_covers_what_its_exit_reaches(exit_index: int) -> Non
 
 def test_a_manifest_of_nothing_but_an_adapter_is_a_manifest() -> None:
     fields = json.loads(TEXT)
-    fields |= {"graphs": {}, "stand_alone": {}, "programs": {}, "costs": {}, "files": {}, "segments": []}
+    fields |= {
+        "graphs": {},
+        "stand_alone": {},
+        "programs": {},
+        "variants": {},
+        "costs": {},
+        "files": {},
+        "segments": [],
+    }
     fields["tensors"] = {name: fields["tensors"][name] for name in fields["adapter"]["tensors"]}
 
     manifest = read_manifest(json.dumps(fields).encode())

@@ -12,13 +12,12 @@ from timm.models.vision_transformer import VisionTransformer
 from edgefl.bundle import Bundle
 from edgefl.bundle.manifest import Cost
 from edgefl.bundle.program import Call, Input, Program
-from edgefl.core.tensor_slice import TensorSlice
+from edgefl_export.call_facts import Shape
 from edgefl_export.compose import Composer
-from edgefl_export.costs import count_cost
+from edgefl_export.costs import Counter
 from edgefl_export.exporter import ExportResult
 from edgefl_export.graphs.block import BLOCK_WEIGHTS, TRANSPOSED
 from edgefl_export.graphs.catalog import Catalog
-from edgefl_export.graphs.stand_alone import External
 from edgefl_export.model.backbone import Backbone
 from edgefl_export.model.config import AccumulatorConfig
 from edgefl_export.model.network import AccumulatorNetwork
@@ -28,16 +27,13 @@ from tests.export.networks import INPUT, embedded_network, lowered
 D, FFN, N, PATCH, CLASSES, M = 96, 192, 17, 8 * 8, 10, 512
 
 
-def externals(network: AccumulatorNetwork, program: Program) -> dict[str, External]:
-    """Return the shapes of the bundle tensors a program reads; where they lie does not matter to a count."""
+def stored(network: AccumulatorNetwork) -> dict[str, Shape]:
+    """Return the shapes of a bundle's tensors."""
     shapes = {
         name: tuple(reversed(tensor.shape)) if name.endswith(TRANSPOSED) else tuple(tensor.shape)
         for name, tensor in network.backbone.frozen().items()
     }
-    shapes |= {name: tuple(tensor.shape) for name, tensor in network.adapter().items()}
-    read = {key for call in program.calls for key in call.inputs if key.partition("[")[0] in shapes}
-    parts = {key: TensorSlice.parse(key) for key in read}
-    return {key: External(file="", offset=0, shape=part.shape(shapes[part.name])) for key, part in parts.items()}
+    return shapes | {name: tuple(tensor.shape) for name, tensor in network.adapter().items()}
 
 
 def full_block() -> int:
@@ -63,8 +59,8 @@ def modulation(tokens: int) -> int:
 @pytest.mark.parametrize("exit_index", [0, 1, 2, 5, 11])
 def test_inference_costs_what_the_formula_says(exit_index: int, embedded_graphs: Mapping[str, onnx.ModelProto]) -> None:
     network = embedded_network()
-    program = Composer(Catalog(network), batch=None).infer(exit_index)
-    cost = count_cost(program, embedded_graphs, externals(network, program), {})
+    program = Composer(Catalog(network), batch=1).infer(exit_index)
+    cost = Counter(embedded_graphs, stored(network), {}).cost(program, batch=1)
     # Block l modulates with a client token and l + 1 CLS tokens; the exit answers with e + 2.
     opening = 2 * D * D
     modulations = sum(modulation(index + 2) for index in range(exit_index))
@@ -92,7 +88,7 @@ def test_a_block_of_deit_small_at_160_pixels_costs_what_the_papers_table_7_says(
         calls=[Call(graph="block", inputs=["cls", "patches", *weights], outputs=["cls_out", "patches_out"])],
         outputs={"cls_out": ["cls_out"], "patches_out": ["patches_out"]},
     )
-    cost = count_cost(program, {"block": lowered(network, "block")}, externals(network, program), {})
+    cost = Counter({"block": lowered(network, "block")}, stored(network), {}).cost(program, batch=1)
     n = 101
     assert cost.macs == 12 * 384 * 384 * n + 2 * n * n * 384
     # The slope of the table's FLOPs row is 0.1856 G for each exit.
@@ -107,7 +103,8 @@ def golden_costs(golden_export: ExportResult) -> Mapping[str, Cost]:
 
 def test_every_inference_and_training_program_has_its_cost(golden_export: ExportResult) -> None:
     costs = golden_costs(golden_export)
-    assert sorted(costs) == ["infer/0", "infer/1", "infer/2", "train/0", "train/1", "train/2"]
+    variants = [f"train/{e}/{memory}" for e in (0, 1, 2) for memory in ("balanced", "fast", "lean")]
+    assert sorted(costs) == sorted([f"{mode}/{e}" for mode in ("infer", "train") for e in (0, 1, 2)] + variants)
     for mode in ("infer", "train"):
         macs = [costs[f"{mode}/{e}"].macs for e in (0, 1, 2)]
         assert macs == sorted(set(macs))

@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Callable[[], Path]:
 
 def written(folder: Path, network: AccumulatorNetwork, exits: tuple[int, ...] = (0, 1, 2)) -> Manifest:
     """Write the weights of a network alone; no program and no graph enters the id."""
-    return write_bundle(folder, BundleParts(network=network, exits=exits, programs={}, graphs={}))
+    return write_bundle(folder, BundleParts(network=network, exits=exits, programs={}, variants={}, graphs={}))
 
 
 def test_the_bundle_kept_for_the_device_tests_is_what_an_export_writes_today(golden_export: ExportResult) -> None:
@@ -68,10 +68,10 @@ def test_exits_and_batch_of_the_programs_leave_the_bundle_id_alone(
     golden_export: ExportResult, golden_graphs: Graphs, folder: Callable[[], Path]
 ) -> None:
     network = golden_network()
-    composer = Composer(Catalog(network), batch=None)
+    composer = Composer(Catalog(network), batch=9)
     programs = {"infer/2": composer.infer(2), "train/2": composer.train(2)}
     other = write_bundle(
-        folder(), BundleParts(network=network, exits=(2,), programs=programs, graphs=golden_graphs)
+        folder(), BundleParts(network=network, exits=(2,), programs=programs, variants={}, graphs=golden_graphs)
     ).bundle_id
     first = msgspec.json.decode((golden_export.folder / "manifest.json").read_bytes(), type=Manifest)
     assert first.programs["train/2"].batch == 4
@@ -118,7 +118,7 @@ def test_weights_are_stored_as_the_layout_says_and_aligned(folder: Callable[[], 
 
 
 def export_exit_0(network: AccumulatorNetwork, out: Path, progress: Callable[[str, int, int], None]) -> ExportResult:
-    return export_bundle(network, (0,), out, batch=None, seed=0, force=False, progress=progress)
+    return export_bundle(network, (0,), out, batch=4, seed=0, force=False, progress=progress)
 
 
 @pytest.mark.slow

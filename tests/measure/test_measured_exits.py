@@ -13,10 +13,10 @@ import pytest
 from edgefl.bundle import Bundle
 from edgefl.cli import main
 from edgefl.core.report import Record
-from edgefl.errors import EdgeFLError, ExitsError
+from edgefl.errors import EdgeFLError, ExitsError, UnknownProgramError
 from edgefl.measure.child import Raw, Task, measure
 from edgefl.measure.exits import measure_exits
-from tests.golden_bundle import GOLDEN, copy_golden
+from tests.golden_bundle import GOLDEN, change_manifest, copy_golden
 
 
 def child(stdin: bytes) -> subprocess.CompletedProcess[bytes]:
@@ -31,7 +31,7 @@ def by_name(records: list[Record]) -> dict[str, Record]:
 
 
 def test_an_exit_has_memory_latency_and_counted_cost_with_units_and_labels() -> None:
-    (records,) = measure_exits(Bundle(GOLDEN), [1], "train", batch=5, repetitions=3)
+    (records,) = measure_exits(Bundle(GOLDEN), [1], "train", batch=5, memory="lean", repetitions=3)
     found = by_name(records)
 
     assert {name: record.unit for name, record in found.items()} == {
@@ -42,11 +42,19 @@ def test_an_exit_has_memory_latency_and_counted_cost_with_units_and_labels() -> 
         "latency": "ms",
         "latency_p95": "ms",
         "parameters": "1",
+        "trainable_parameters": "1",
         "macs": "1",
+        "planned_bytes": "byte",
+        "load_bytes": "byte",
     }
-    assert all(record.labels == {"exit": 1, "mode": "train", "batch": 5} for record in records)
-    assert found["parameters"].value == Bundle(GOLDEN).manifest.costs["train/1"].parameters
-    assert found["macs"].value == Bundle(GOLDEN).manifest.costs["train/1"].macs
+    assert all(record.labels == {"exit": 1, "mode": "train", "batch": 5, "memory": "lean"} for record in records)
+    cost = Bundle(GOLDEN).manifest.costs["train/1/lean"]
+    for name in ("parameters", "trainable_parameters", "macs", "planned_bytes"):
+        assert found[name].value == getattr(cost, name)
+    graphs = {call.graph for call in Bundle(GOLDEN).program("train/1").calls}
+    assert found["load_bytes"].value == 4 * cost.parameters + sum(
+        (GOLDEN / f"{graph}.onnx").stat().st_size for graph in graphs
+    )
 
     latency = found["latency"]
     assert latency.repetitions == 3
@@ -102,12 +110,26 @@ def test_a_child_that_fails_is_an_error_that_names_exit_and_reason(tmp_path: Pat
         EdgeFLError,
         match=r"infer at exit 2, batch 1, ended early: .*does not have the data it was written with.* --batch-size",
     ):
-        list(measure_exits(bundle, [2], "infer", batch=1, repetitions=1))
+        list(measure_exits(bundle, [2], "infer", batch=1, memory=None, repetitions=1))
 
 
 def test_an_unknown_exit_is_refused_before_any_process_is_started() -> None:
     with pytest.raises(ExitsError, match="exit 7 does not exist: bundle bundle has the exits 0-2"):
-        measure_exits(Bundle(GOLDEN), [0, 7], "infer", batch=1, repetitions=1)
+        measure_exits(Bundle(GOLDEN), [0, 7], "infer", batch=1, memory=None, repetitions=1)
+
+
+def test_a_knob_the_bundle_does_not_have_is_refused_before_any_process_is_started(tmp_path: Path) -> None:
+    bundle = copy_golden(tmp_path)
+    change_manifest(bundle, lambda fields: fields["variants"].pop("train/2/lean"))
+    with pytest.raises(UnknownProgramError, match="no program 'train/2/lean' in"):
+        measure_exits(Bundle(bundle), [1, 2], "train", batch=1, memory="lean", repetitions=1)
+
+
+def test_a_knob_of_training_is_a_usage_error_in_inference(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["measure", str(GOLDEN), "--memory", "lean"])
+    assert end.value.code == 2
+    assert "--memory is of training" in capsys.readouterr().err
 
 
 def test_the_command_writes_a_report_and_shows_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,5 +147,6 @@ def test_the_command_writes_a_report_and_shows_a_table(tmp_path: Path, capsys: p
         "batch": 1,
         "repetitions": 2,
     }
-    assert len(report["records"]) == 8
+    assert len(report["records"]) == 11
+    assert {record["labels"]["memory"] for record in report["records"]} == {"none"}
     assert "infer, batch 1; the imports alone peak at" in capsys.readouterr().out

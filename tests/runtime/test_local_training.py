@@ -108,8 +108,9 @@ def test_an_exit_the_bundle_does_not_have_is_never_drawn(tmp_path: Path) -> None
         for name in ("infer/1", "train/1"):
             del fields["programs"][name]
         del fields["programs"]["anytime"]["outputs"]["logits_01"]
-        for by_exit in ("stand_alone", "costs"):
-            fields[by_exit].pop("1", None)
+        fields["stand_alone"].pop("1")
+        for memory in ("lean", "balanced", "fast"):
+            del fields["variants"][f"train/1/{memory}"]
 
     change_manifest(bundle, without_exit_1)
     model = edgefl.load(bundle)

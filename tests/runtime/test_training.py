@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import edgefl
+from edgefl.bundle import Bundle
 from edgefl.errors import ExitsError, SamplesError, UnknownProgramError
 from edgefl.runtime.gradients import Gradients
-from edgefl.runtime.model import Model
+from edgefl.runtime.model import Model, _pieces, load
 from edgefl.runtime.weights import FloatArray
-from tests.golden_bundle import EXITS, GOLDEN, Labels, cross_entropies, random_samples, trained_model
+from tests.golden_bundle import (
+    EXITS,
+    GOLDEN,
+    Fields,
+    Labels,
+    change_manifest,
+    copy_golden,
+    cross_entropies,
+    random_samples,
+    trained_model,
+)
 
 PARALLEL = "parallel_adapters."
 
@@ -32,7 +44,7 @@ def exact_loss(model: Model, samples: FloatArray, labels: Labels, exit_index: in
 
 @pytest.mark.parametrize("exit_index", EXITS)
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 9])
-def test_a_batch_of_any_size_is_cut_and_padded_to_the_program_s_four(count: int, exit_index: int) -> None:
+def test_a_batch_of_any_size_is_cut_into_pieces_of_at_most_the_program_s_four(count: int, exit_index: int) -> None:
     model, (samples, labels) = trained_model(), random_samples(count)
     whole = Gradients(model.adapter)
 
@@ -45,6 +57,53 @@ def test_a_batch_of_any_size_is_cut_and_padded_to_the_program_s_four(count: int,
     assert loss == pytest.approx(exact_loss(model, samples, labels, exit_index), rel=1e-5)
     for name, gradient in whole.arrays.items():
         np.testing.assert_allclose(gradient, one_by_one.arrays[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_every_memory_knob_gives_the_same_gradient() -> None:
+    model, (samples, labels) = trained_model(), random_samples(11)
+    expected = Gradients(model.adapter)
+    model.accumulate(expected, samples, labels, 2)
+
+    for memory in ("lean", "balanced", "fast"):
+        found, knobbed = Gradients(model.adapter), load(GOLDEN, memory=memory)
+        knobbed.use_adapter(model.adapter)
+        knobbed.accumulate(found, samples, labels, 2)
+        for name, gradient in found.arrays.items():
+            np.testing.assert_allclose(gradient, expected.arrays[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_a_knob_takes_as_few_pieces_as_it_can_and_all_of_one_size() -> None:
+    sizes = {
+        memory: [piece.stop - piece.start for piece in _pieces(11, _opened_batch(memory), even=True)]
+        for memory in ("lean", "balanced", "fast")
+    }
+    # One sample at once; at most 4; at most 10.
+    assert sizes == {"lean": [1] * 11, "balanced": [4, 4, 3], "fast": [6, 5]}
+    assert [piece.stop for piece in _pieces(11, 4, even=False)] == [4, 8, 11]
+
+
+def _opened_batch(memory: str) -> int:
+    batch = Bundle(GOLDEN).program(f"train/1/{memory}").batch
+    assert batch is not None
+    return batch
+
+
+@pytest.mark.parametrize("exit_index", EXITS)
+def test_a_program_that_takes_an_exact_number_gets_the_last_piece_padded(tmp_path: Path, exit_index: int) -> None:
+    bundle = copy_golden(tmp_path)
+
+    def fix(fields: Fields) -> None:
+        for entry in fields["programs"][f"train/{exit_index}"]["inputs"].values():
+            entry["shape"][0] = 4
+
+    change_manifest(bundle, fix)
+    fixed, (samples, labels) = load(bundle), random_samples(6)
+    fixed.use_adapter(trained_model().adapter)
+    loss, gradients = fixed.train_step(samples, labels, exit_index)
+    expected_loss, expected = trained_model().train_step(samples, labels, exit_index)
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(gradient, expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("exit_index", EXITS)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgefl_export.graphs.accumulator_block import AccumulatorBlock, AccumulatorShape, AccumulatorWeights, Reading
 from edgefl_export.graphs.derivatives import merge_heads
 
-__all__ = ["CloseHistory", "LinearGradient", "Modulate", "ModulateVjp", "OpenHistory", "StackRows"]
+__all__ = ["CloseHistory", "Modulate", "ModulateVjp", "OpenHistory"]
 
 
 class OpenHistory(nn.Module):
@@ -153,22 +153,6 @@ class ModulateVjp(nn.Module):
             *(torch.cat(pair) for pair in zip(kept_rows, qkv_rows, strict=True)),
             *rows,
         )
-
-
-class LinearGradient(nn.Module):
-    """Gradient of a linear layer from the rows of all its uses."""
-
-    def forward(self, gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradients of weight (out, in) and bias (out,), for rows (R, out) at its output and (R, in)."""
-        return gradient.transpose(0, 1) @ x, gradient.sum(0)
-
-
-class StackRows(nn.Module):
-    """Puts rows under each other."""
-
-    def forward(self, *rows: Tensor) -> Tensor:
-        """Return (R, K) for tensors (R', K)."""
-        return torch.cat(rows)
 
 
 def _append(kept: Tensor, new: Tensor) -> Tensor:

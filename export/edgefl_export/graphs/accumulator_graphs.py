@@ -9,11 +9,9 @@ from torch import Tensor
 
 from edgefl_export.graphs.accumulator import (
     CloseHistory,
-    LinearGradient,
     Modulate,
     ModulateVjp,
     OpenHistory,
-    StackRows,
 )
 from edgefl_export.graphs.accumulator_block import (
     ACCUMULATOR_LINEARS,
@@ -71,8 +69,6 @@ class AccumulatorGraphs:
 
     def spec(self, name: str) -> GraphSpec | None:
         """Return a graph by name, None if it is not one of these."""
-        if name.startswith("stack_"):
-            return self._stack(int(name.removeprefix("stack_")))
         graphs = {
             "open_history": self._open_history,
             "close_history": self._close_history,
@@ -81,7 +77,6 @@ class AccumulatorGraphs:
             "modulate_vjp": self._modulate_vjp,
             "answer": self._answer,
             "answer_vjp": self._answer_vjp,
-            "linear_gradient": self._linear_gradient,
         }
         return graphs[name]() if name in graphs else None
 
@@ -171,25 +166,6 @@ class AccumulatorGraphs:
             ),
             example=(labels, torch.ones(EXAMPLE_BATCH), *self._answered(), *self._adapter(tensors)),
             axes={"labels": _BATCH, "weights": _BATCH, "keys": _HISTORY, "values": _HISTORY, "cls": _BATCH},
-        )
-
-    def _linear_gradient(self) -> GraphSpec:
-        return GraphSpec(
-            module=LinearGradient(),
-            inputs=("gradient", "x"),
-            outputs=("at_weight", "at_bias"),
-            example=(torch.zeros(2, 3), torch.zeros(2, 4)),
-            axes={"gradient": {0: "rows", 1: "out"}, "x": {0: "rows", 1: "in"}},
-        )
-
-    def _stack(self, parts: int) -> GraphSpec:
-        names = tuple(f"rows_{index}" for index in range(parts))
-        return GraphSpec(
-            module=StackRows(),
-            inputs=names,
-            outputs=("rows",),
-            example=tuple(torch.zeros(2, 3) for _ in names),
-            axes={name: {0: name, 1: "size"} for name in names},
         )
 
     def _token(self) -> Tensor:

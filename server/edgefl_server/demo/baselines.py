@@ -110,7 +110,7 @@ def _use_one_thread() -> None:
 
 
 def _train_alone(bundle: Path, place: Place, test: Digits, schedule: Schedule) -> dict[int, float]:
-    model = load(bundle)
+    model = load(bundle, memory="fast")
     model.use_adapter({name: np.array(array) for name, array in model.adapter.items()})
     samples = ArraySamples(place.digits.images, place.digits.labels, CLASSES)
     for epoch in range(schedule.epochs):

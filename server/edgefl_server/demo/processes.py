@@ -57,7 +57,8 @@ class Federation:
 def export_bundle(out: Path, seed: int, parallel_adapter_rank: int, classes: int) -> None:
     """Run `edgefl export --exits 0-11` with the embedded backbone."""
     options = ["--exits", "0-11", "--out", str(out), "--seed", str(seed), "--classes", str(classes), "--force"]
-    options += ["--parallel-adapters", str(parallel_adapter_rank)]
+    # As many samples at once as a local step has: the clients train with --memory fast.
+    options += ["--parallel-adapters", str(parallel_adapter_rank), "--batch-size", "32"]
     done = subprocess.run(_tethered([sys.executable, "-m", "edgefl", "export", *options]), check=False)
     if done.returncode:
         raise EdgeFLError(f"edgefl export ended with {done.returncode}; its message is above")
@@ -119,7 +120,7 @@ def _server(
 def _client(bundle: Path, url: str, client: Client, python: Path) -> Iterator[subprocess.Popen[bytes]]:
     client.folder.mkdir(parents=True, exist_ok=True)
     options = ["--server", url, "--bundle", bundle, "--samples", client.samples, "--state", client.folder / "state"]
-    options += ["--deepest-exit", client.deepest_exit, "--json", client.folder / "report.json"]
+    options += ["--deepest-exit", client.deepest_exit, "--memory", "fast", "--json", client.folder / "report.json"]
     command = [str(python), "-m", "edgefl", "client", "run", *map(str, options)]
     # Six devices share this machine's cores: with one thread each they do not wait for each other's spinning ones.
     environment = {**os.environ, "EDGEFL_THREADS": "1"}
