@@ -53,6 +53,7 @@ def measure_table(path: Path) -> str:
     columns = {
         "peak_rss": ("memory peak, MB", 1e-6),
         "anonymous_peak": ("of it anonymous, MB", 1e-6),
+        "planned_bytes": ("planned, MB", 1e-6),
         "mapped_weights": ("mapped weights, MB", 1e-6),
         "latency": ("median, ms", 1.0),
         "latency_p95": ("p95, ms", 1.0),
@@ -70,9 +71,10 @@ def measure_table(path: Path) -> str:
     settings = report["settings"]
     baseline = next(iter(by_exit.values()))["baseline_rss"]
     step = "one local step (SGD, momentum 0.9)" if settings["mode"] == "train" else "one inference"
+    knob = f", `--memory {settings['memory']}`" if "memory" in settings else ""
     return (
-        f"`{settings['model']}`, {step}, batch {settings['batch']}, {settings['repetitions']} repetitions; the imports "
-        f"alone peak at {baseline / 1e6:.0f} MB; {_origin(report)}.\n\n{_markdown(rows)}"
+        f"`{settings['model']}`, {step}, batch {settings['batch']}{knob}, {settings['repetitions']} repetitions; "
+        f"the imports alone peak at {baseline / 1e6:.0f} MB; {_origin(report)}.\n\n{_markdown(rows)}"
     )
 
 

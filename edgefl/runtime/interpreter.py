@@ -12,7 +12,7 @@ import onnxruntime as ort
 from edgefl.bundle import Bundle
 from edgefl.bundle.program import Call, Input, Program
 from edgefl.errors import EdgeFLError, ManifestError, SamplesError
-from edgefl.runtime.sessions import open_session, share_threads
+from edgefl.runtime.sessions import open_session, share_resources
 from edgefl.runtime.weights import Weights
 
 __all__ = ["Interpreter"]
@@ -47,7 +47,7 @@ class Interpreter:
 
     def __init__(self, bundle: Bundle, weights: Weights, between_calls: Callable[[], None]) -> None:
         # Here and not with the first session: a wrong EDGEFL_THREADS is found before anything is answered.
-        share_threads()
+        share_resources()
         self._bundle = bundle
         self.weights = weights
         self.between_calls = between_calls

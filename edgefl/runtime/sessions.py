@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions that share one thread pool and copy no weights."""
+"""ONNX Runtime sessions that share one thread pool and one arena, and copy no weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import onnxruntime as ort
 from edgefl.errors import BundleError
 from edgefl.runtime.threads import allowed_threads
 
-__all__ = ["open_session", "share_threads"]
+__all__ = ["open_session", "share_resources"]
+
+_SAME_AS_REQUESTED = 1
 
 
 def open_session(path: Path) -> ort.InferenceSession:
@@ -22,12 +24,12 @@ def open_session(path: Path) -> ort.InferenceSession:
     Raises:
         BundleError: If ONNX Runtime cannot read it.
     """
-    share_threads()
+    share_resources()
     options = ort.SessionOptions()
     # A pool for each session has threads that spin after a call and take the cores from the next session.
     options.use_per_session_threads = False
-    # The arena keeps the largest working set ever seen; a device needs that memory for the next call.
-    options.enable_cpu_mem_arena = False
+    # One arena for all: what one graph's call frees is what the next one's takes, without the system in between.
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.enable_mem_pattern = False
     # Prepacking copies constant weights into memory of its own, although the file is mapped.
     options.add_session_config_entry("session.disable_prepacking", "1")
@@ -39,10 +41,13 @@ def open_session(path: Path) -> ort.InferenceSession:
 
 
 @cache
-def share_threads() -> None:
-    """Give all sessions of this process one pool of threads; the first call decides.
+def share_resources() -> None:
+    """Give all sessions of this process one pool of threads and one arena; the first call decides.
 
     Raises:
         BadInputError: If EDGEFL_THREADS is no number of threads.
     """
     ort.set_global_thread_pool_sizes(allowed_threads(), 1)
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    # No limit, and grown by what is asked for: doubling it would take up to twice the memory a step needs.
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg(0, _SAME_AS_REQUESTED, -1, -1))

@@ -1,4 +1,4 @@
-"""Programs of the Accumulator method: which graph runs when, with which tensors (docs: design of the training step).
+"""Programs of the Accumulator method: which graph runs when, with which tensors (edgefl/bundle/FORMAT.md).
 
 Exact savings are in the order of the calls: the exit's block computes one row, blocks below need no backward pass
 before block 1 (before block 0 with parallel adapters), and nothing is computed that no one reads.
@@ -8,22 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgefl.bundle.program import Call, Input, Program
+from edgefl.bundle.program import Input, Program
 from edgefl.errors import BadInputError
-from edgefl_export.graphs.accumulator_graphs import SAVED
-from edgefl_export.graphs.block import Rows
-from edgefl_export.graphs.block_vjp import Inputs
-from edgefl_export.graphs.catalog import Catalog, block_name, vjp_name
-from edgefl_export.graphs.rows import LINEAR_GRADIENT, stack_name
+from edgefl_export.graphs.catalog import Catalog
+from edgefl_export.walk import Walk
 
 __all__ = ["Composer"]
-
-_POSITIONS = "accumulator.positions"
-_CLIENT = "accumulator.client_token"
-
-
-def _position(row: int) -> str:
-    return f"{_POSITIONS}[{row}:{row + 1}]"
 
 
 class Composer:
@@ -49,7 +39,7 @@ class Composer:
 
     def infer(self, exit_index: int) -> Program:
         """Return the program that answers at one exit."""
-        walk = _Walk(self.catalog)
+        walk = Walk(self.catalog)
         walk.forward(exit_index, save_from=None)
         walk.answer(exit_index, "logits")
         return Program(
@@ -63,7 +53,7 @@ class Composer:
 
     def anytime(self, exits: Sequence[int]) -> Program:
         """Return the program that answers at every exit, shallowest first, in one pass."""
-        walk = _Walk(self.catalog)
+        walk = Walk(self.catalog)
         walk.forward(exits[-1], save_from=None, answers={e: f"logits_{e:02d}" for e in exits})
         return Program(
             mode="anytime",
@@ -76,7 +66,7 @@ class Composer:
 
     def train(self, exit_index: int) -> Program:
         """Return the program that gives loss and gradient at one exit."""
-        walk = _Walk(self.catalog)
+        walk = Walk(self.catalog)
         walk.forward(exit_index, save_from=0 if self.catalog.parallel else 1)
         walk.backward(exit_index)
         return Program(
@@ -95,157 +85,3 @@ class Composer:
     def _samples(self) -> Input:
         backbone = self.catalog.network.backbone
         return Input(dtype="float32", shape=[None, backbone.channels, backbone.image_size, backbone.image_size])
-
-
-class _Walk:
-    """Calls in order, with the names of what they make."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        self.catalog, self.accumulator = catalog, catalog.accumulator
-        self.calls: list[Call] = []
-        self.gradients: dict[str, list[str]] = {}
-        self.rows: dict[str, list[tuple[str, str]]] = {}
-
-    def forward(self, exit_index: int, save_from: int | None, answers: dict[int, str] | None = None) -> None:
-        """Go down to an exit, saving what a backward pass needs from block `save_from` on, answering on the way."""
-        frozen = ("patch_embed.proj.weight", "patch_embed.proj.bias", "cls_token", "pos_embed")
-        self._call("embed", ["samples", *frozen], ["cls", "patches"])
-        client = [_CLIENT, _position(0), *self.accumulator.tensors]
-        self._call("open_history", ["cls", *client], ["keys.0", "values.0"])
-        cls, patches = "cls", "patches"
-        for index in range(exit_index + 1):
-            rows: Rows = "cls" if index == exit_index else "all"
-            save = save_from is not None and index >= save_from
-            made = [f"cls.{index}", f"patches.{index}"][: 2 if rows == "all" else 1]
-            saved = [f"{name}.{index}" for name in self.catalog.saved] if save else []
-            inputs = [cls, patches, *self.catalog.block_tensors(index)]
-            self._call(block_name(rows, save=save), inputs, [*made, *saved])
-            if answers and index in answers:
-                self.answer(index, answers[index])
-            if index < exit_index:
-                self._modulate(index, save=save_from is not None)
-                cls, patches = f"modified.{index}", f"patches.{index}"
-
-    def answer(self, index: int, name: str) -> None:
-        """Answer at a block."""
-        self._call("answer", self._answered(index), [name])
-
-    def backward(self, exit_index: int) -> None:
-        """Come back from an exit, as far up as anything is trained."""
-        self._answer_vjp(exit_index)
-        for index in range(exit_index, -1, -1):
-            if index == 0 and not self.catalog.parallel:
-                break
-            self._block_vjp(index, exit_index)
-            if index > 0:
-                self._modulate_vjp(index - 1)
-        self._close_history()
-        self._multiply_rows()
-
-    def _modulate(self, index: int, *, save: bool) -> None:
-        inputs = [*self._history(index), f"cls.{index}", _position(index + 1), *self.accumulator.tensors]
-        saved = [f"{name}.modulate.{index}" for name in SAVED] if save else []
-        made = [f"modified.{index}", *self._history(index + 1), *saved]
-        self._call("modulate_saved" if save else "modulate", inputs, made)
-
-    def _history(self, index: int) -> list[str]:
-        return [f"keys.{index}", f"values.{index}"]
-
-    def _answered(self, index: int) -> list[str]:
-        """Return what the answer at a block is made from."""
-        tensors = [*self.accumulator.tensors, *self.accumulator.head_tensors]
-        return [*self._history(index), f"cls.{index}", _position(index + 1), _CLIENT, _position(0), *tensors]
-
-    def _answer_vjp(self, index: int) -> None:
-        norms = [*self._norms("norm1", "norm2"), "head.norm.weight", "head.norm.bias"]
-        linears = [*self.accumulator.linears, *self.accumulator.head_linears]
-        at_norms = [f"at.answer.{name}" for name in norms]
-        at_position = f"at.{_POSITIONS}.{index + 1}"
-        at_cls = f"at_cls.{index}" if index > 0 or self.catalog.parallel else ""
-        self._call(
-            "answer_vjp",
-            ["labels", "weights", *self._answered(index)],
-            [
-                *("loss", at_cls, *self._at_history(index), "at_query", "at_token", at_position),
-                *(*at_norms, *self._rows(linears, "answer")),
-            ],
-        )
-        self._collect([_position(index + 1), *norms], [at_position, *at_norms])
-
-    def _block_vjp(self, index: int, exit_index: int) -> None:
-        rows: Rows = "cls" if index == exit_index else "all"
-        inputs: Inputs = "none" if index == 0 else "cls" if index == 1 and not self.catalog.parallel else "all"
-        gradient = [f"at_cls.{index}", f"at_patches.{index}"][: 2 if rows == "all" else 1]
-        saved = [f"{name}.{index}" for name in self.catalog.saved]
-        at_inputs = [f"at_modified.{index - 1}", f"at_patches.{index - 1}"]
-        made = at_inputs[: {"all": 2, "cls": 1, "none": 0}[inputs]]
-        parallel = self.catalog.parallel_tensors(index)
-        at_parallel = [f"at.{name}" for name in parallel]
-        weights = self.catalog.block_tensors(index)
-        self._call(vjp_name(rows, inputs), [*gradient, *saved, *weights], [*made, *at_parallel])
-        self._collect(parallel, at_parallel)
-
-    def _modulate_vjp(self, index: int) -> None:
-        norms = self._norms("norm1", "norm2")
-        at_norms = [f"at.{index}.{name}" for name in norms]
-        at_position = f"at.{_POSITIONS}.{index + 1}"
-        at_cls = f"at_cls.{index}" if index > 0 or self.catalog.parallel else ""
-        self._call(
-            "modulate_vjp",
-            [
-                *(f"at_modified.{index}", *self._at_history(index + 1), *self._history(index)),
-                *(f"cls.{index}", f"modified.{index}", *(f"{name}.modulate.{index}" for name in SAVED)),
-                *(_position(index + 1), *self.accumulator.tensors),
-            ],
-            [
-                *(at_cls, *self._at_history(index), at_position),
-                *(*at_norms, *self._rows(self.accumulator.linears, str(index))),
-            ],
-        )
-        self._collect([_position(index + 1), *norms], [at_position, *at_norms])
-
-    def _close_history(self) -> None:
-        norms = self._norms("norm1")
-        keys = [_CLIENT, _position(0), *norms]
-        made = [f"at.client.{key}" for key in keys]
-        client = [_CLIENT, _position(0), *self.accumulator.tensors]
-        rows = self._rows([self.accumulator.without_bias], "client")
-        self._call("close_history", [*self._at_history(0), "at_query", "at_token", *client], [*made, *rows])
-        self._collect(keys, made)
-
-    def _multiply_rows(self) -> None:
-        """Make the gradient of each linear layer from the rows that all calls have left."""
-        for linear, pairs in self.rows.items():
-            gradients, inputs = zip(*pairs, strict=True)
-            rows = [self._stack(f"{linear}.at", gradients), self._stack(f"{linear}.x", inputs)]
-            bias = [] if linear == self.accumulator.without_bias else [f"{linear}.bias"]
-            keys = [f"{linear}.weight", *bias]
-            made = [f"at.{key}" for key in keys]
-            self._call(LINEAR_GRADIENT, rows, [*made, ""][:2])
-            self._collect(keys, made)
-
-    def _stack(self, name: str, rows: Sequence[str]) -> str:
-        if len(rows) == 1:
-            return rows[0]
-        self._call(stack_name(len(rows)), list(rows), [f"{name}.rows"])
-        return f"{name}.rows"
-
-    def _at_history(self, index: int) -> list[str]:
-        return [f"at_keys.{index}", f"at_values.{index}"]
-
-    def _norms(self, *names: str) -> list[str]:
-        return [f"accumulator.blocks.0.{name}.{part}" for name in names for part in ("weight", "bias")]
-
-    def _rows(self, linears: Sequence[str], call: str) -> list[str]:
-        """Name the rows that a call leaves for linear layers, and remember them."""
-        pairs = [(f"at.{linear}.{call}", f"{linear}.x.{call}") for linear in linears]
-        for linear, pair in zip(linears, pairs, strict=True):
-            self.rows.setdefault(linear, []).append(pair)
-        return [name for pair in pairs for name in pair]
-
-    def _call(self, graph: str, inputs: list[str], outputs: list[str]) -> None:
-        self.calls.append(Call(graph=graph, inputs=inputs, outputs=outputs))
-
-    def _collect(self, keys: Sequence[str], made: Sequence[str]) -> None:
-        for key, name in zip(keys, made, strict=True):
-            self.gradients.setdefault(key, []).append(name)
