@@ -68,8 +68,12 @@ class Session:
 
     @property
     def work_digest(self) -> bytes:
-        """Digest of what the device adds to an answer: the same instruction on other samples is other work."""
-        return hashlib.sha256(self._samples.labels.tobytes()).digest()
+        """Digest of what the device adds to an answer.
+
+        The same instruction is other work with other samples, and a stock one names neither bundle nor exit.
+        """
+        own = f"{self.model.bundle.manifest.bundle_id} {self.deepest_exit} ".encode()
+        return hashlib.sha256(own + self._samples.labels.tobytes()).digest()
 
     def answer(self, message_type: str, content: Content) -> Content:
         """Answer one message.

@@ -84,14 +84,16 @@ class Journal:
         """
         write_atomically(self._node_file, [msgspec.json.encode(_NodeFile(node_id=str(node_id)))])
 
-    def close_reply(self) -> None:
+    def close_reply(self, parcel: Parcel) -> None:
         """End the upload of the reply, successful or not; what cost work is kept as `answered`.
+
+        Args:
+            parcel: The reply; where it has been closed already, nothing happens.
 
         Raises:
             StorageError: If the disk does not allow it.
         """
-        parcel = self.reply.load()
-        if parcel is not None and parcel.question:
+        if parcel.question:
             self.reply.rename(self.answered)
         else:
             self.reply.forget()
@@ -133,13 +135,14 @@ class ParcelFile:
         write_atomically(self._path, [_FORMAT, hashlib.sha256(entry).digest(), entry])
 
     def rename(self, target: ParcelFile) -> None:
-        """Make this parcel that of another file, which costs no second copy.
+        """Make this parcel, if there is one, that of another file, which costs no second copy.
 
         Raises:
             StorageError: If the disk does not allow it.
         """
         try:
-            self._path.replace(target._path)
+            with contextlib.suppress(FileNotFoundError):
+                self._path.replace(target._path)
         except OSError as error:
             raise StorageError(f"cannot rename {self._path}: {error.strerror}; check the disk") from error
 

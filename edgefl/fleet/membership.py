@@ -128,7 +128,8 @@ class Membership:
         if self._journal.load_node_id() != node_id:
             # Instructions and replies belong to the node id they were sent to.
             self._journal.instruction.forget()
-            self._journal.close_reply()
+            if (reply := self._journal.reply.load()) is not None:
+                self._journal.close_reply(reply)
             self._journal.save_node_id(node_id)
 
     def _enter_again(self, forgotten_id: int, send: _Send) -> None:

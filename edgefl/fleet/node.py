@@ -251,7 +251,7 @@ class Node:
             raise
         except (GoneError, StatusError) as error:
             logger.info("reply not uploaded: %s", error)
-            self._journal.close_reply()
+            self._journal.close_reply(parcel)
             return False
-        self._journal.close_reply()
+        self._journal.close_reply(parcel)
         return True

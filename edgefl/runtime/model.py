@@ -62,7 +62,7 @@ def load(folder: str | Path, adapter: str | Path | None = None, *, memory: str |
         memory: What training may take: `lean`, `balanced` (as None) or `fast`.
 
     Raises:
-        BundleError: If the folder is no bundle edgefl can trust.
+        BundleError: If the folder is no bundle edgefl can trust, or does not have the knob.
     """
     bundle = Bundle(Path(folder))
     return Model(bundle, bundle.adapter(Path(adapter) if adapter is not None else None), memory=memory)
@@ -93,10 +93,15 @@ class Model:
             adapter: Its adapter.
             memory: The memory knob.
             between_calls: Called between the calls of a program; an exception it raises stops the program there.
+
+        Raises:
+            UnknownProgramError: If the bundle does not have the knob.
         """
         self.bundle = bundle
         self.exits = tuple(bundle.manifest.exits)
         self.memory = memory
+        if memory is not None:
+            bundle.program(f"train/{self.exits[0]}/{memory}")
         self._weights = Weights(bundle, adapter.tensors)
         self._interpreter = Interpreter(bundle, self._weights, between_calls)
 

@@ -60,7 +60,7 @@ def write_bundle(folder: Path, parts: BundleParts) -> Manifest:
     stand_alone = {str(e): f"exit_{e:02d}.onnx" for e in parts.exits}
     for program in parts.programs.values():
         if program.mode == "infer":
-            model = inline(program, parts.graphs, batch=None)
+            model = inline(program, parts.graphs)
             attach(model, _externals(program, tensors))
             _write(folder / stand_alone[str(program.exit_index)], [model.SerializeToString(deterministic=True)])
     for name, graph in parts.graphs.items():

@@ -99,13 +99,13 @@ def _macs(node: onnx.NodeProto, values: Mapping[str, _Value]) -> int:
 
 
 def _working_bytes(graph: onnx.GraphProto, values: Mapping[str, _Value]) -> int:
-    """Return the largest sum of tensors alive at once, freed as onnxruntime does without an arena.
+    """Return the largest sum of tensors alive at once, freed as onnxruntime frees them.
 
     A view takes no memory; an elementwise operator writes over an input of its size that nobody reads any more; a
     transposed operand of a matrix product is never made.
     """
-    answers = {value.name for value in graph.output}
     owner = _owners(graph)
+    answers = {owner.get(value.name, value.name) for value in graph.output}
     last_use = {owner.get(name, name): position for position, node in enumerate(graph.node) for name in node.input}
     live, working = 0, 0
     held: dict[str, int] = {}

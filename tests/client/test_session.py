@@ -52,6 +52,15 @@ def test_a_device_tells_what_it_is_and_what_it_affords() -> None:
     assert not answer.arrays
 
 
+def test_the_same_instruction_is_other_work_with_other_samples_or_another_budget() -> None:
+    others = ArraySamples(random_samples(NUM_EXAMPLES)[0], (random_samples(NUM_EXAMPLES)[1] + 1) % CLASSES, CLASSES)
+    digest = make_session(deepest_exit=2).work_digest
+
+    assert make_session(deepest_exit=2).work_digest == digest
+    assert make_session(deepest_exit=1).work_digest != digest
+    assert Session(trained_model(), others, 2, stop=Event()).work_digest != digest
+
+
 @pytest.mark.parametrize("exit_index", [0, 1, 2])
 def test_the_arrays_have_exactly_the_keys_of_the_coverage_and_the_shapes_of_their_parts(exit_index: int) -> None:
     answer = train(make_session(), exit_index=exit_index)

@@ -58,6 +58,13 @@ def test_an_output_stays_while_the_rest_is_computed() -> None:
     assert read_facts(model, {"a": (6, 8), "w": (8, 2)}).working_bytes == 2 * WIDE + NARROW
 
 
+def test_an_output_that_is_a_view_keeps_what_it_views() -> None:
+    nodes = [("Exp", ["a"], "b"), ("Identity", ["b"], "view"), ("MatMul", ["b", "w"], "c"), ("MatMul", ["c", "t"], "d")]
+    model = graph(nodes, ["a", "w", "t"], ["view", "d"])
+    # b lives on as `view` while c and then d are made.
+    assert read_facts(model, {"a": (6, 8), "w": (8, 2), "t": (2, 8)}).working_bytes == WIDE + NARROW + WIDE
+
+
 def test_a_program_s_plan_counts_what_lives_across_its_calls() -> None:
     graphs = {
         "wide": graph([("Exp", ["a"], "y")], ["a"], ["y"]),

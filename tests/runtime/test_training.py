@@ -72,6 +72,11 @@ def test_every_memory_knob_gives_the_same_gradient() -> None:
             np.testing.assert_allclose(gradient, expected.arrays[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
+def test_a_knob_the_bundle_does_not_have_is_refused_when_it_is_opened() -> None:
+    with pytest.raises(UnknownProgramError, match="no program 'train/0/frugal'"):
+        load(GOLDEN, memory="frugal")
+
+
 def test_a_knob_takes_as_few_pieces_as_it_can_and_all_of_one_size() -> None:
     sizes = {
         memory: [piece.stop - piece.start for piece in _pieces(11, _opened_batch(memory), even=True)]

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
 import torch
+from onnx import helper
 from torch import Tensor, nn
 
-__all__ = ["IR_VERSION", "OPSET", "Axes", "lower"]
+__all__ = ["IR_VERSION", "OPSET", "Axes", "lower", "to_model"]
 
 # The oldest ONNX Runtime edgefl supports on a phone reads opset 21 and IR 10; onnx writes newer ones by default.
 OPSET = 20
@@ -59,6 +60,14 @@ def lower(
         )
     model = program.model_proto  # type: ignore[union-attr]  # None only without dynamo
     return strip(model)
+
+
+def to_model(graph: onnx.GraphProto) -> onnx.ModelProto:
+    """Return a model of a graph that was written in ONNX directly."""
+    model: onnx.ModelProto = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="edgefl"
+    )
+    return model
 
 
 def strip(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgefl_export.formats.onnx import IR_VERSION, OPSET
+from edgefl_export.formats.onnx import to_model
 
 __all__ = ["Preprocessing", "preprocess_graph"]
 
@@ -50,9 +50,7 @@ def preprocess_graph(settings: Preprocessing) -> onnx.ModelProto:
         [helper.make_tensor_value_info("samples", TensorProto.FLOAT, ["batch", channels, size, size])],
         [numpy_helper.from_array(value, name) for name, value in _constants(settings).items()],
     )
-    model: onnx.ModelProto = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="edgefl"
-    )
+    model = to_model(graph)
     onnx.checker.check_model(model, full_check=True)
     return model
 

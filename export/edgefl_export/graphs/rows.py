@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgefl_export.formats.onnx import IR_VERSION, OPSET
+from edgefl_export.formats.onnx import to_model
 
 __all__ = ["LINEAR_GRADIENT", "rows_graph", "stack_name"]
 
@@ -58,11 +58,6 @@ def _model(
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in values.items()]
         for values in (inputs, outputs)
     )
-    model: onnx.ModelProto = helper.make_model(
-        helper.make_graph(nodes, "graph", given, made, constants),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="edgefl",
-    )
+    model = to_model(helper.make_graph(nodes, "graph", given, made, constants))
     onnx.checker.check_model(model, full_check=True)
     return model

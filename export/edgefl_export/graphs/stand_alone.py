@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from edgefl.bundle.program import Program
-from edgefl_export.formats.onnx import IR_VERSION, OPSET
+from edgefl_export.formats.onnx import to_model
 
 __all__ = ["External", "attach", "inline"]
 
@@ -31,13 +31,12 @@ class External:
     shape: tuple[int, ...]
 
 
-def inline(program: Program, graphs: Mapping[str, onnx.ModelProto], batch: int | None) -> onnx.ModelProto:
+def inline(program: Program, graphs: Mapping[str, onnx.ModelProto]) -> onnx.ModelProto:
     """Return a program as one graph, whose weights are still missing.
 
     Args:
         program: The program; each of its outputs must be a single tensor, others are left out.
         graphs: The graphs it calls.
-        batch: Samples it takes at once, None for any number.
     """
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []
@@ -50,18 +49,16 @@ def inline(program: Program, graphs: Mapping[str, onnx.ModelProto], batch: int |
         nodes += [rename.node(node) for node in graph.node]
         constants += [rename.constant(constant) for constant in graph.initializer]
     inputs = [
-        helper.make_tensor_value_info(name, _TYPES[spec.dtype], ["batch" if size is None else size for size in shape])
+        helper.make_tensor_value_info(
+            name, _TYPES[spec.dtype], ["batch" if size is None else size for size in spec.shape]
+        )
         for name, spec in program.inputs.items()
-        for shape in [[batch, *spec.shape[1:]]]
     ]
     outputs = [helper.make_empty_tensor_value_info(key) for key, parts in program.outputs.items() if parts == [key]]
     for output in outputs:
         output.type.tensor_type.elem_type = TensorProto.FLOAT
     graph = helper.make_graph(nodes, "graph", inputs, outputs, constants)
-    model: onnx.ModelProto = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="edgefl"
-    )
-    return model
+    return to_model(graph)
 
 
 def attach(model: onnx.ModelProto, externals: Mapping[str, External]) -> None:
