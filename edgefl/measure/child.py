@@ -109,7 +109,7 @@ def _workload(model: Model, task: Task) -> Callable[[], None]:
         return lambda: list(model.infer(samples, task.exit_index)).clear()
     labels = np.arange(task.batch) % facts.classes
     model.use_adapter({name: np.array(array) for name, array in model.adapter.items()})
-    gradients, optimizer = Gradients(model.adapter), Sgd(learning_rate=1e-3, momentum=0.9)
+    gradients, optimizer = Gradients(model.adapter, momentum=0.9), Sgd(learning_rate=1e-3)
 
     def step() -> None:
         gradients.clear()

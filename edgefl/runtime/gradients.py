@@ -15,11 +15,19 @@ __all__ = ["Gradients"]
 class Gradients:
     """One buffer for each adapter tensor, and which of its elements a step has reached.
 
+    With `momentum` the buffers are SGD's velocity, v = momentum * v + g, and no second ones are needed: plain SGD then
+    steps by them.  Clipping wants the gradient alone, so it goes with a momentum of 0 here.
+
+    Args:
+        adapter: Arrays of the shapes wanted.
+        momentum: What of a step's sums is left when the next begins, in [0, 1).
+
     Attributes:
         arrays: The sums by tensor name, in the adapter's shapes; 0 where nothing was reached.
     """
 
-    def __init__(self, adapter: Mapping[str, FloatArray]) -> None:
+    def __init__(self, adapter: Mapping[str, FloatArray], momentum: float = 0.0) -> None:
+        self._momentum = np.float32(momentum)
         self.arrays: dict[str, FloatArray] = {
             name: np.zeros(array.shape, np.float32) for name, array in adapter.items()
         }
@@ -54,5 +62,7 @@ class Gradients:
     def clear(self) -> None:
         """Start the next step."""
         for part in self.coverage:
-            self.arrays[part.name][part.index] = 0.0
+            view = self.arrays[part.name][part.index]
+            # Not a product with 0, which would keep what is not finite.
+            view[...] = view * self._momentum if self._momentum else 0.0
         self._reached.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from edgefl.errors import InstructionError
 from edgefl.runtime.gradients import Gradients
 from edgefl.runtime.model import Model
 from edgefl.runtime.optimizer import AdamW, Sgd
+from edgefl.runtime.weights import FloatArray
 from edgefl.samples import Samples
 
 __all__ = ["LocalPlan", "LocalResult", "train_locally"]
@@ -93,8 +94,7 @@ def train_locally(
     # A server sends one seed to all devices of a tier; their number of samples tells them apart.
     random = np.random.default_rng((plan.seed, count))
     drawn = [e for e in model.exits if e <= plan.exit_index] if plan.draw == "uniform" else [plan.exit_index]
-    optimizer = _optimizer(plan)
-    gradients = Gradients(model.adapter)
+    optimizer, gradients = _optimizer(plan, model.adapter)
     reached: dict[TensorSlice, None] = {}
     losses = np.full(count, np.nan)
     steps = 0
@@ -149,10 +149,13 @@ def _accumulate(
     return loss
 
 
-def _optimizer(plan: LocalPlan) -> Sgd | AdamW:
+def _optimizer(plan: LocalPlan, adapter: Mapping[str, FloatArray]) -> tuple[Sgd | AdamW, Gradients]:
+    """Return a fresh optimizer with the buffers it steps by."""
+    if plan.optimizer == "sgd" and not plan.clip:
+        return Sgd(learning_rate=plan.learning_rate), Gradients(adapter, plan.momentum)
     if plan.optimizer == "sgd":
-        return Sgd(learning_rate=plan.learning_rate, momentum=plan.momentum)
-    return AdamW(learning_rate=plan.learning_rate, weight_decay=plan.weight_decay)
+        return Sgd(learning_rate=plan.learning_rate, momentum=plan.momentum), Gradients(adapter)
+    return AdamW(learning_rate=plan.learning_rate, weight_decay=plan.weight_decay), Gradients(adapter)
 
 
 def _clip(gradients: Gradients, largest: float) -> None:

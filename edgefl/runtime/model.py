@@ -74,8 +74,8 @@ class Model:
     Attributes:
         bundle: The bundle.
         exits: The exits it has, rising.
-        memory: The memory knob of training: `lean` takes one sample at once, `fast` as many as the bundle plans for;
-            None is `balanced`.
+        memory: The memory knob of training: `fast` takes as many samples at once as the bundle plans for, `balanced`
+            half of them, `lean` too, and saves less for the backward pass; None is `balanced`.
     """
 
     def __init__(

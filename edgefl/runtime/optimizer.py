@@ -7,7 +7,7 @@ parameter whose `.grad` is None is skipped.  The Kotlin client follows the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,8 @@ from edgefl.core.tensor_slice import TensorSlice
 from edgefl.runtime.weights import FloatArray
 
 __all__ = ["AdamW", "Sgd"]
+
+_ROWS_ELEMENTS = 1 << 16
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,13 +44,14 @@ class Sgd:
             coverage: Parts of the tensors, none of them twice.
         """
         for part in coverage:
-            value, gradient = values[part.name][part.index], gradients[part.name][part.index]
+            moved = gradients[part.name][part.index]
             if self.momentum:
                 velocity = _state(self._velocity, part, values)
                 velocity *= np.float32(self.momentum)
-                velocity += gradient
-                gradient = velocity
-            value -= np.float32(self.learning_rate) * gradient
+                velocity += moved
+                moved = velocity
+            for value, step in _rows(values[part.name][part.index], moved):
+                np.subtract(value, np.float32(self.learning_rate) * step, out=value)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,18 +92,23 @@ class AdamW:
         parts = tuple(coverage)
         self._count(parts, values)
         for part in parts:
-            value, gradient = values[part.name][part.index], gradients[part.name][part.index]
-            first, second = _state(self._first, part, values), _state(self._second, part, values)
-            first *= np.float32(self.beta1)
-            first += np.float32(1.0 - self.beta1) * gradient
-            second *= np.float32(self.beta2)
-            second += np.float32(1.0 - self.beta2) * gradient * gradient
-            steps = self._steps[part.name][part.index[:1]]
-            step_size = np.float32(self.learning_rate) / (1.0 - np.float32(self.beta1) ** steps)
-            root = np.sqrt(second / (1.0 - np.float32(self.beta2) ** steps))
-            root += np.float32(self.eps)
-            value *= np.float32(1.0 - self.learning_rate * self.weight_decay)
-            value -= step_size * first / root
+            arrays = (values[part.name][part.index], gradients[part.name][part.index])
+            averages = (_state(self._first, part, values), _state(self._second, part, values))
+            for rows in _rows(*arrays, *averages, self._steps[part.name][part.index[:1]]):
+                self._move(*rows)
+
+    def _move(
+        self, value: FloatArray, gradient: FloatArray, first: FloatArray, second: FloatArray, steps: FloatArray
+    ) -> None:
+        first *= np.float32(self.beta1)
+        first += np.float32(1.0 - self.beta1) * gradient
+        second *= np.float32(self.beta2)
+        second += np.float32(1.0 - self.beta2) * gradient * gradient
+        step_size = np.float32(self.learning_rate) / (1.0 - np.float32(self.beta1) ** steps)
+        root = np.sqrt(second / (1.0 - np.float32(self.beta2) ** steps))
+        root += np.float32(self.eps)
+        value *= np.float32(1.0 - self.learning_rate * self.weight_decay)
+        value -= step_size * first / root
 
     def _count(self, parts: Iterable[TensorSlice], values: Mapping[str, FloatArray]) -> None:
         """Count one more step for every row that a part reaches, once however many parts reach it."""
@@ -111,6 +119,14 @@ class AdamW:
             rows[part.index[:1]] = 1.0
         for name, rows in reached.items():
             self._steps[name] = self._steps.get(name, 0.0) + rows
+
+
+def _rows(*arrays: FloatArray) -> Iterator[tuple[FloatArray, ...]]:
+    """Cut arrays into rows that stay in a cache, so that what is computed on the way takes next to no memory."""
+    rows = len(arrays[0])
+    size = max(1, _ROWS_ELEMENTS * rows // max(1, arrays[0].size))
+    for start in range(0, rows, size):
+        yield tuple(array[start : start + size] for array in arrays)
 
 
 def _state(buffers: dict[str, FloatArray], part: TensorSlice, values: Mapping[str, FloatArray]) -> FloatArray:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from edgefl.bundle.program import Input, Program
 from edgefl.errors import BadInputError
+from edgefl_export.graphs.block import Saving
 from edgefl_export.graphs.catalog import Catalog
 from edgefl_export.walk import Walk
 
@@ -21,26 +22,25 @@ class Composer:
 
     Args:
         catalog: The network's graphs.
-        batch: Samples a training program takes at once, unless a variant says otherwise.
 
     Raises:
         BadInputError: If the network leaves CLS tokens as they are or has a deeper Accumulator, ablations that only
             torch computes.
     """
 
-    def __init__(self, catalog: Catalog, batch: int) -> None:
+    def __init__(self, catalog: Catalog) -> None:
         config = catalog.network.config
         if not config.replace or config.depth != 1:
             raise BadInputError(
                 f"a network with replace={config.replace} and depth={config.depth} cannot be exported; "
                 "use replace=True and depth=1"
             )
-        self.catalog, self.batch = catalog, batch
+        self.catalog = catalog
 
     def infer(self, exit_index: int) -> Program:
         """Return the program that answers at one exit."""
-        walk = Walk(self.catalog)
-        walk.forward(exit_index, save_from=None)
+        walk = Walk(self.catalog, "nothing")
+        walk.forward(exit_index)
         walk.answer(exit_index, "logits")
         return Program(
             mode="infer",
@@ -53,8 +53,8 @@ class Composer:
 
     def anytime(self, exits: Sequence[int]) -> Program:
         """Return the program that answers at every exit, shallowest first, in one pass."""
-        walk = Walk(self.catalog)
-        walk.forward(exits[-1], save_from=None, answers={e: f"logits_{e:02d}" for e in exits})
+        walk = Walk(self.catalog, "nothing")
+        walk.forward(exits[-1], answers={e: f"logits_{e:02d}" for e in exits})
         return Program(
             mode="anytime",
             exit_index=exits[-1],
@@ -64,15 +64,21 @@ class Composer:
             outputs={f"logits_{e:02d}": [f"logits_{e:02d}"] for e in exits},
         )
 
-    def train(self, exit_index: int) -> Program:
-        """Return the program that gives loss and gradient at one exit."""
-        walk = Walk(self.catalog)
-        walk.forward(exit_index, save_from=0 if self.catalog.parallel else 1)
+    def train(self, exit_index: int, batch: int, saving: Saving = "all") -> Program:
+        """Return the program that gives loss and gradient at one exit.
+
+        Args:
+            exit_index: The exit.
+            batch: Samples it takes at once.
+            saving: What blocks save on the way down; the rest is computed again on the way back.
+        """
+        walk = Walk(self.catalog, saving)
+        walk.forward(exit_index)
         walk.backward(exit_index)
         return Program(
             mode="train",
             exit_index=exit_index,
-            batch=self.batch,
+            batch=batch,
             inputs={
                 "samples": self._samples(),
                 "labels": Input(dtype="int64", shape=[None]),

@@ -52,10 +52,10 @@ class Counter:
     def _planned_bytes(self, program: Program, batch: int) -> int:
         """Return the largest sum of all tensors alive at once, in a local step with those of the optimizer.
 
-        That is SGD's with momentum: the adapter, its gradient and its velocity.
+        That is SGD's with momentum: the adapter, and its velocity, into which gradients are summed.
         """
         adapter = sum(4 * prod(shape) for shape in self._adapter.values())
-        standing = 3 * adapter if program.mode == "train" else 0
+        standing = 2 * adapter if program.mode == "train" else 0
         needed = _last_reads(program)
         held = {
             name: _ITEM_BYTES[spec.dtype] * prod(batch if size is None else size for size in spec.shape)

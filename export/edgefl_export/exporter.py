@@ -78,13 +78,8 @@ def export_bundle(
     """
     started = time.perf_counter()
     with new_folder(out, force=force) as folder:
-        batches = _batches(batch)
-        programs = _programs(Composer(Catalog(network), batches["balanced"]), exits)
-        variants = {
-            f"train/{e}/{memory}": Variant(program=f"train/{e}", batch=size)
-            for e in exits
-            for memory, size in batches.items()
-        }
+        programs = _programs(Composer(Catalog(network)), exits, batch)
+        variants = _variants(exits, batch)
         graphs = _graphs(network, programs, progress)
         parts = BundleParts(network=network, exits=exits, programs=programs, variants=variants, graphs=graphs)
         manifest = write_bundle(folder, parts)
@@ -99,16 +94,21 @@ def export_bundle(
     )
 
 
-def _batches(batch: int) -> dict[str, int]:
-    """Return how many samples a training step takes at once, by memory knob.
-
-    What a step saves for its backward pass grows with them: micro-batches save memory at less time than computing
-    saved tensors again.
-    """
-    return {"lean": 1, "balanced": max(1, round(0.4 * batch)), "fast": batch}
+def _half(batch: int) -> int:
+    return -(-batch // 2)
 
 
-def _programs(composer: Composer, exits: Sequence[int]) -> dict[str, Program]:
+def _variants(exits: Sequence[int], batch: int) -> dict[str, Variant]:
+    """Return what differs from `train/E` only in how many samples it takes at once."""
+    return {
+        f"train/{e}/{memory}": Variant(program=f"train/{e}", batch=size)
+        for e in exits
+        for memory, size in (("balanced", _half(batch)), ("fast", batch))
+    }
+
+
+def _programs(composer: Composer, exits: Sequence[int], batch: int) -> dict[str, Program]:
+    """Return all programs; `lean` saves little for its backward pass, which other knobs do not compute again."""
     preprocess = Program(
         mode="preprocess",
         exit_index=None,
@@ -120,7 +120,8 @@ def _programs(composer: Composer, exits: Sequence[int]) -> dict[str, Program]:
     programs = {"preprocess": preprocess}
     programs |= {f"infer/{e}": composer.infer(e) for e in exits}
     programs |= {"anytime": composer.anytime(exits)}
-    return programs | {f"train/{e}": composer.train(e) for e in exits}
+    programs |= {f"train/{e}": composer.train(e, _half(batch)) for e in exits}
+    return programs | {f"train/{e}/lean": composer.train(e, _half(batch), "little") for e in exits}
 
 
 def _graphs(

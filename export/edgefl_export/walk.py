@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from edgefl.bundle.program import Call
 from edgefl_export.graphs.accumulator_graphs import SAVED
-from edgefl_export.graphs.block import Rows
+from edgefl_export.graphs.block import Rows, Saving
 from edgefl_export.graphs.block_vjp import Inputs
 from edgefl_export.graphs.catalog import Catalog, block_name, vjp_name
 from edgefl_export.graphs.rows import LINEAR_GRADIENT, stack_name
@@ -27,19 +27,23 @@ def _position(row: int) -> str:
 class Walk:
     """Calls in order, with the names of what they make.
 
+    Args:
+        catalog: The network's graphs.
+        saving: What blocks save for the way back.
+
     Attributes:
         calls: The calls so far.
         gradients: For each part of the adapter, the tensors whose sum is its gradient.
     """
 
-    def __init__(self, catalog: Catalog) -> None:
-        self.catalog, self.accumulator = catalog, catalog.accumulator
+    def __init__(self, catalog: Catalog, saving: Saving) -> None:
+        self.catalog, self.accumulator, self.saving = catalog, catalog.accumulator, saving
         self.calls: list[Call] = []
         self.gradients: dict[str, list[str]] = {}
         self._linear_rows: dict[str, list[tuple[str, str]]] = {}
 
-    def forward(self, exit_index: int, save_from: int | None, answers: dict[int, str] | None = None) -> None:
-        """Go down to an exit, saving what a backward pass needs from block `save_from` on, answering on the way."""
+    def forward(self, exit_index: int, answers: dict[int, str] | None = None) -> None:
+        """Go down to an exit, saving what the way back needs, answering on the way."""
         frozen = ("patch_embed.proj.weight", "patch_embed.proj.bias", "cls_token", "pos_embed")
         self._call("embed", ["samples", *frozen], ["cls", "patches"])
         client = [_CLIENT, _position(0), *self.accumulator.tensors]
@@ -47,15 +51,15 @@ class Walk:
         cls, patches = "cls", "patches"
         for index in range(exit_index + 1):
             rows: Rows = "cls" if index == exit_index else "all"
-            save = save_from is not None and index >= save_from
+            saving = self.saving if index > 0 or self.catalog.parallel else "nothing"
             made = [f"cls.{index}", f"patches.{index}"][: 2 if rows == "all" else 1]
-            saved = [f"{name}.{index}" for name in self.catalog.saved] if save else []
+            saved = [f"{name}.{index}" for name in self.catalog.saved(saving)]
             inputs = [cls, patches, *self.catalog.block_tensors(index)]
-            self._call(block_name(rows, save=save), inputs, [*made, *saved])
+            self._call(block_name(rows, saving), inputs, [*made, *saved])
             if answers and index in answers:
                 self.answer(index, answers[index])
             if index < exit_index:
-                self._modulate(index, save=save_from is not None)
+                self._modulate(index)
                 cls, patches = f"modified.{index}", f"patches.{index}"
 
     def answer(self, index: int, name: str) -> None:
@@ -74,7 +78,8 @@ class Walk:
         self._close_history()
         self._multiply_rows()
 
-    def _modulate(self, index: int, *, save: bool) -> None:
+    def _modulate(self, index: int) -> None:
+        save = self.saving != "nothing"
         inputs = [*self._history(index), f"cls.{index}", _position(index + 1), *self.accumulator.tensors]
         saved = [f"{name}.modulate.{index}" for name in SAVED] if save else []
         made = [f"modified.{index}", *self._history(index + 1), *saved]
@@ -108,13 +113,13 @@ class Walk:
         rows: Rows = "cls" if index == exit_index else "all"
         inputs: Inputs = "none" if index == 0 else "cls" if index == 1 and not self.catalog.parallel else "all"
         gradient = [f"at_cls.{index}", f"at_patches.{index}"][: 2 if rows == "all" else 1]
-        saved = [f"{name}.{index}" for name in self.catalog.saved]
+        saved = [f"{name}.{index}" for name in self.catalog.saved(self.saving)]
         at_inputs = [f"at_modified.{index - 1}", f"at_patches.{index - 1}"]
         made = at_inputs[: {"all": 2, "cls": 1, "none": 0}[inputs]]
         parallel = self.catalog.parallel_tensors(index)
         at_parallel = [f"at.{name}" for name in parallel]
         weights = self.catalog.block_tensors(index)
-        self._call(vjp_name(rows, inputs), [*gradient, *saved, *weights], [*made, *at_parallel])
+        self._call(vjp_name(rows, inputs, self.saving), [*gradient, *saved, *weights], [*made, *at_parallel])
         self._collect(parallel, at_parallel)
 
     def _modulate_vjp(self, index: int) -> None:

@@ -14,8 +14,8 @@ from edgefl_export.graphs.catalog import Catalog
 from edgefl_export.graphs.rows import rows_graph
 from tests.export.networks import small_network
 
-PLAIN = Composer(Catalog(small_network()), batch=4)
-PARALLEL = Composer(Catalog(small_network(parallel_adapter_rank=2)), batch=4)
+PLAIN = Composer(Catalog(small_network()))
+PARALLEL = Composer(Catalog(small_network(parallel_adapter_rank=2)))
 LAST = 3
 
 
@@ -31,8 +31,9 @@ def walked(program: Program) -> list[str]:
 
 def programs(composer: Composer) -> dict[str, Program]:
     exits = range(LAST + 1)
-    found = {f"infer/{e}": composer.infer(e) for e in exits} | {f"train/{e}": composer.train(e) for e in exits}
-    return found | {"anytime": composer.anytime((0, 2, 3))}
+    found = {f"infer/{e}": composer.infer(e) for e in exits} | {"anytime": composer.anytime((0, 2, 3))}
+    found |= {f"train/{e}": composer.train(e, 4) for e in exits}
+    return found | {f"train/{e}/lean": composer.train(e, 4, "little") for e in exits}
 
 
 def test_inference_computes_one_row_of_the_exits_block_and_replaces_no_token_there() -> None:
@@ -51,28 +52,43 @@ def test_anytime_answers_on_the_way_and_only_at_the_exits_there_are() -> None:
 
 
 def test_exit_0_trains_without_a_vjp_of_any_block() -> None:
-    assert walked(PLAIN.train(0)) == ["embed", "open_history", "block_exit", "answer_vjp", "close_history"]
+    assert walked(PLAIN.train(0, 4)) == ["embed", "open_history", "block_exit", "answer_vjp", "close_history"]
 
 
 def test_block_0_saves_nothing_and_block_1_gives_only_its_cls_rows_gradient() -> None:
-    assert walked(PLAIN.train(3)) == [
+    assert walked(PLAIN.train(3, 4)) == [
         "embed", "open_history", "block", "modulate_saved", "block_saved", "modulate_saved", "block_saved",
         "modulate_saved", "block_exit_saved", "answer_vjp",
         "block_exit_vjp", "modulate_vjp", "block_vjp", "modulate_vjp", "block_vjp_cls", "modulate_vjp", "close_history",
     ]  # fmt: skip
 
 
+def test_lean_training_makes_the_same_calls_with_blocks_that_save_little() -> None:
+    lean = {
+        "block_saved": "block_saved_lean",
+        "block_exit_saved": "block_exit_saved_lean",
+        "block_exit_vjp": "block_exit_vjp_lean",
+        "block_vjp": "block_vjp_lean",
+        "block_vjp_cls": "block_vjp_cls_lean",
+    }
+    assert walked(PLAIN.train(3, 4, "little")) == [lean.get(name, name) for name in walked(PLAIN.train(3, 4))]
+    made = [call.outputs for call in PLAIN.train(3, 4, "little").calls if call.graph == "block_saved_lean"]
+    assert made[0] == [
+        "cls.1", "patches.1", "z.1", "mean1.1", "inverse_std1.1", "y.1", "mean2.1", "inverse_std2.1", "q.1",
+    ]  # fmt: skip
+
+
 def test_at_exit_1_the_exits_block_is_the_one_that_gives_its_cls_rows_gradient() -> None:
-    assert walked(PLAIN.train(1))[-4:] == ["answer_vjp", "block_exit_vjp_cls", "modulate_vjp", "close_history"]
+    assert walked(PLAIN.train(1, 4))[-4:] == ["answer_vjp", "block_exit_vjp_cls", "modulate_vjp", "close_history"]
 
 
 def test_parallel_adapters_train_in_block_0_which_then_gives_no_other_gradient() -> None:
-    assert walked(PARALLEL.train(2)) == [
+    assert walked(PARALLEL.train(2, 4)) == [
         "embed", "open_history", "block_saved", "modulate_saved", "block_saved", "modulate_saved", "block_exit_saved",
         "answer_vjp",
         "block_exit_vjp", "modulate_vjp", "block_vjp", "modulate_vjp", "block_vjp_adapter", "close_history",
     ]  # fmt: skip
-    assert walked(PARALLEL.train(0))[-3:] == ["answer_vjp", "block_exit_vjp_adapter", "close_history"]
+    assert walked(PARALLEL.train(0, 4))[-3:] == ["answer_vjp", "block_exit_vjp_adapter", "close_history"]
 
 
 @pytest.mark.parametrize("composer", [PLAIN, PARALLEL])
@@ -109,7 +125,7 @@ def test_every_program_fits_the_graphs_it_calls(composer: Composer) -> None:
 def trained(composer: Composer, exit_index: int) -> dict[str, Sequence[str]]:
     """Return the parts of each tensor that an exit trains, by the tensor's name."""
     parts: dict[str, list[str]] = {}
-    for part in merge_slices(composer.train(exit_index).coverage):
+    for part in merge_slices(composer.train(exit_index, 4).coverage):
         parts.setdefault(part.name, []).append(part.key)
     return {name: tuple(keys) for name, keys in parts.items()}
 
@@ -134,7 +150,7 @@ def test_an_exit_trains_the_parallel_adapters_down_to_its_block(exit_index: int)
 
 
 def test_a_linear_layer_that_several_calls_use_gets_its_gradient_from_one_product() -> None:
-    program = PLAIN.train(2)
+    program = PLAIN.train(2, 4)
     weight = "accumulator.blocks.0.mlp.fc1.weight"
     assert len(program.outputs[weight]) == 1
     # Two modulations and the answer.
@@ -145,7 +161,7 @@ def test_a_linear_layer_that_several_calls_use_gets_its_gradient_from_one_produc
 
 
 def test_a_norm_that_several_calls_use_gets_the_sum_of_their_gradients() -> None:
-    program = PLAIN.train(2)
+    program = PLAIN.train(2, 4)
     # Two modulations, the answer, and the client token that opened the history; the head answers once.
     assert len(program.outputs["accumulator.blocks.0.norm1.weight"]) == 4
     assert len(program.outputs["accumulator.blocks.0.norm2.weight"]) == 3
@@ -153,7 +169,7 @@ def test_a_norm_that_several_calls_use_gets_the_sum_of_their_gradients() -> None
 
 
 def test_training_takes_at_most_the_batch_asked_for_and_inference_any() -> None:
-    train, infer = PLAIN.train(1), PLAIN.infer(1)
+    train, infer = PLAIN.train(1, 4), PLAIN.infer(1)
     assert (train.batch, infer.batch) == (4, None)
     assert {name: spec.shape for name, spec in train.inputs.items()} == {
         "samples": [None, 1, 8, 8],
@@ -165,4 +181,4 @@ def test_training_takes_at_most_the_batch_asked_for_and_inference_any() -> None:
 
 def test_a_network_that_replaces_no_token_is_refused_by_name() -> None:
     with pytest.raises(BadInputError, match="replace=False and depth=1 cannot be exported"):
-        Composer(Catalog(small_network(replace=False)), batch=4)
+        Composer(Catalog(small_network(replace=False)))

@@ -16,7 +16,7 @@ from edgefl_export.call_facts import Shape
 from edgefl_export.compose import Composer
 from edgefl_export.costs import Counter
 from edgefl_export.exporter import ExportResult
-from edgefl_export.graphs.block import BLOCK_WEIGHTS, TRANSPOSED
+from edgefl_export.graphs.block import BLOCK_WEIGHTS, TRANSPOSED, stored_key
 from edgefl_export.graphs.catalog import Catalog
 from edgefl_export.model.backbone import Backbone
 from edgefl_export.model.config import AccumulatorConfig
@@ -59,7 +59,7 @@ def modulation(tokens: int) -> int:
 @pytest.mark.parametrize("exit_index", [0, 1, 2, 5, 11])
 def test_inference_costs_what_the_formula_says(exit_index: int, embedded_graphs: Mapping[str, onnx.ModelProto]) -> None:
     network = embedded_network()
-    program = Composer(Catalog(network), batch=1).infer(exit_index)
+    program = Composer(Catalog(network)).infer(exit_index)
     cost = Counter(embedded_graphs, stored(network), {}).cost(program, batch=1)
     # Block l modulates with a client token and l + 1 CLS tokens; the exit answers with e + 2.
     opening = 2 * D * D
@@ -76,7 +76,7 @@ def test_a_block_of_deit_small_at_160_pixels_costs_what_the_papers_table_7_says(
     vit = VisionTransformer(img_size=160, patch_size=16, num_classes=0, embed_dim=384, depth=1, num_heads=6)
     backbone = Backbone("one block", vit, INPUT | {"mean": (0.5,) * 3, "std": (0.5,) * 3})
     network = AccumulatorNetwork(backbone, AccumulatorConfig(width=384, blocks=1, classes=100, mlp_dim=2048))
-    weights = [f"blocks.0.{name}" for name in BLOCK_WEIGHTS]
+    weights = [f"blocks.0.{stored_key(name, 384)}" for name in BLOCK_WEIGHTS]
     program = Program(
         mode="infer",
         exit_index=0,

@@ -68,13 +68,13 @@ def test_exits_and_batch_of_the_programs_leave_the_bundle_id_alone(
     golden_export: ExportResult, golden_graphs: Graphs, folder: Callable[[], Path]
 ) -> None:
     network = golden_network()
-    composer = Composer(Catalog(network), batch=9)
-    programs = {"infer/2": composer.infer(2), "train/2": composer.train(2)}
+    composer = Composer(Catalog(network))
+    programs = {"infer/2": composer.infer(2), "train/2": composer.train(2, 9)}
     other = write_bundle(
         folder(), BundleParts(network=network, exits=(2,), programs=programs, variants={}, graphs=golden_graphs)
     ).bundle_id
     first = msgspec.json.decode((golden_export.folder / "manifest.json").read_bytes(), type=Manifest)
-    assert first.programs["train/2"].batch == 4
+    assert first.programs["train/2"].batch == 5
     assert other == first.bundle_id
 
 

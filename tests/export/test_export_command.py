@@ -70,7 +70,7 @@ def test_a_small_export_writes_a_bundle_and_one_report(tmp_path: Path) -> None:
     model = load(tmp_path / "glyphs_tiny_patch8_32")
     sizes = [path.stat().st_size for path in (tmp_path / "glyphs_tiny_patch8_32").iterdir()]
     assert values(report, "bundle_bytes") == {None: sum(sizes)}
-    # --batch-size 2: all at once, four tenths of them, one.
+    # --batch-size 2: all at once, or half of them.
     batches = {name: model.bundle.program(f"train/0/{name}").batch for name in ("fast", "balanced", "lean")}
     assert batches == {"fast": 2, "balanced": 1, "lean": 1}
     (prediction,) = model.infer(np.zeros((30, 40, 3), np.uint8))

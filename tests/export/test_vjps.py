@@ -22,12 +22,12 @@ from edgefl_export.graphs.accumulator import (
 )
 from edgefl_export.graphs.accumulator_block import AccumulatorShape
 from edgefl_export.graphs.answer import Answer, AnswerVjp
-from edgefl_export.graphs.block import Block, BlockShape, Embed, Rows
+from edgefl_export.graphs.block import Block, BlockShape, Embed, Rows, Saving
 from edgefl_export.graphs.block_vjp import BlockVjp, Inputs
 from edgefl_export.graphs.derivatives import (
     attention,
     attention_vjp,
-    gelu_slope,
+    doubled_gelu_slope,
     layer_norm_vjp,
     linear_gradients,
     merge_heads,
@@ -73,9 +73,9 @@ def test_layer_norm(seed: int, rows: int, width: int) -> None:
     agree([layer_norm_vjp(gradient * weight, standardized, inverse_std)], expected)
 
 
-def test_gelu_has_the_slope_of_the_exact_gelu() -> None:
+def test_gelu_has_twice_the_slope_of_the_exact_gelu() -> None:
     x = torch.linspace(-6, 6, 101, dtype=torch.float64, requires_grad=True)
-    agree([gelu_slope(x)], torch.autograd.grad(F.gelu(x).sum(), x))
+    agree([doubled_gelu_slope(x)], torch.autograd.grad(2 * F.gelu(x).sum(), x))
 
 
 @few
@@ -85,10 +85,10 @@ def test_attention(seed: int, rows: int, tokens: int, heads: int, head_size: int
     q, k, v = draw(2, heads, rows, head_size), draw(2, heads, tokens, head_size), draw(2, heads, tokens, head_size)
     gradient = draw(2, heads, rows, head_size)
     plain = F.scaled_dot_product_attention(q, k, v, scale=scale)
-    read, weights = attention(q * scale, k, v)
+    read, weights = attention(q, k, v, scale)
     agree([read], [plain])
     expected = torch.autograd.grad(plain, (q, k, v), gradient)
-    agree(attention_vjp(gradient, q * scale, k, v, weights, scale), expected)
+    agree(attention_vjp(gradient, q, k, v, weights, scale), expected)
 
 
 @few
@@ -115,18 +115,23 @@ class BlockCase:
     patches: Tensor
     weights: tuple[Tensor, ...]
 
+    @property
+    def parallel(self) -> tuple[Tensor, ...]:
+        """The parallel adapter's part of the weights."""
+        return self.weights[16:]
+
     def plain(self) -> Tensor:
         """Return the block's output written with torch's own operators, all rows of it."""
-        norm1, norm1_b, qkv, qkv_b, proj, proj_b, norm2, norm2_b, fc1, fc1_b, fc2, fc2_b, *parallel = self.weights
+        norm1, norm1_b, *qkv, proj, proj_b, norm2, norm2_b, fc1, fc1_b, fc2, fc2_b = self.weights[:16]
         width = (self.shape.width,)
         z = torch.cat([self.cls, self.patches], dim=1)
         u = F.layer_norm(z, width, norm1, norm1_b, self.shape.eps)
-        q, k, v = (split_heads(part, self.shape.heads) for part in F.linear(u, qkv, qkv_b).chunk(3, dim=-1))
+        q, k, v = (split_heads(part, self.shape.heads) for part in (F.linear(u, *qkv[i : i + 2]) for i in (0, 2, 4)))
         y = z + F.linear(merge_heads(F.scaled_dot_product_attention(q, k, v)), proj.T, proj_b)
         hidden = F.gelu(F.linear(F.layer_norm(y, width, norm2, norm2_b, self.shape.eps), fc1, fc1_b))
         out = y + F.linear(hidden, fc2.T, fc2_b)
-        if parallel:
-            down, down_b, up, up_b = (tensor[0] for tensor in parallel)
+        if self.parallel:
+            down, down_b, up, up_b = (tensor[0] for tensor in self.parallel)
             out = out + 0.3 * F.linear(F.relu(F.linear(y, down, down_b)), up, up_b)
         return out
 
@@ -137,7 +142,7 @@ def block_cases(draw: st.DrawFn, *, parallel: bool) -> BlockCase:
     width = heads * draw(st.integers(2, 5))
     tokens, hidden, rank = draw(size), draw(size), draw(size)
     random = Draw(draw(seeds))
-    shapes: list[tuple[int, ...]] = [(width,), (width,), (3 * width, width), (3 * width,), (width, width), (width,)]
+    shapes: list[tuple[int, ...]] = [(width,), (width,), *[(width, width), (width,)] * 4]
     shapes += [(width,), (width,), (hidden, width), (hidden,), (hidden, width), (width,)]
     if parallel:
         shapes += [(1, rank, width), (1, rank), (1, width, rank), (1, width)]
@@ -155,28 +160,34 @@ def block_cases(draw: st.DrawFn, *, parallel: bool) -> BlockCase:
 def test_a_block_computes_all_rows_and_the_exits_block_the_same_cls_row(parallel: bool, data: st.DataObject) -> None:
     case = data.draw(block_cases(parallel=parallel))
     expected = case.plain()
-    agree(
-        Block(case.shape, "all", save=False)(case.cls, case.patches, *case.weights), [expected[:, :1], expected[:, 1:]]
-    )
-    agree(Block(case.shape, "cls", save=False)(case.cls, case.patches, *case.weights), [expected[:, :1]])
+    all_rows = Block(case.shape, "all", "nothing")(case.cls, case.patches, *case.weights)
+    agree(all_rows, [expected[:, :1], expected[:, 1:]])
+    agree(Block(case.shape, "cls", "nothing")(case.cls, case.patches, *case.weights), [expected[:, :1]])
 
 
 @pytest.mark.parametrize("parallel", [False, True])
 @pytest.mark.parametrize("inputs", ["all", "cls", "none"])
 @pytest.mark.parametrize("rows", ["all", "cls"])
+@pytest.mark.parametrize("saving", ["little", "all"])
 @few
 @given(data=st.data())
-def test_a_blocks_vjp(rows: Rows, inputs: Inputs, parallel: bool, data: st.DataObject) -> None:
+def test_a_blocks_vjp(saving: Saving, rows: Rows, inputs: Inputs, parallel: bool, data: st.DataObject) -> None:
     case = data.draw(block_cases(parallel=parallel))
-    outputs = Block(case.shape, rows, save=True)(case.cls, case.patches, *case.weights)
+    outputs = Block(case.shape, rows, saving)(case.cls, case.patches, *case.weights)
     made, saved = (outputs[:2], outputs[2:]) if rows == "all" else (outputs[:1], outputs[1:])
     gradient = [torch.randn_like(tensor) for tensor in made]
-    found = BlockVjp(case.shape, rows, inputs)(*gradient, *saved, *case.weights)
+    found = BlockVjp(case.shape, rows, inputs, saving)(*gradient, *saved, *case.weights)
 
-    wanted = {"all": [case.cls, case.patches], "cls": [case.cls], "none": []}[inputs] + list(case.weights[12:])
+    wanted = {"all": [case.cls, case.patches], "cls": [case.cls], "none": []}[inputs] + list(case.parallel)
     plain = case.plain()
     read, at_read = (plain, torch.cat(gradient, dim=1)) if rows == "all" else (plain[:, :1], gradient[0])
     agree(found, torch.autograd.grad(read, wanted, at_read) if wanted else [])
+
+
+def block_weights(block: AccumulatorBlock) -> list[Tensor]:
+    """Return an Accumulator block's weights in the graphs' order: of qkv first the queries' rows, then the rest."""
+    norm1, norm1_bias, qkv, *rest = block.parameters()
+    return [norm1, norm1_bias, *qkv.split([len(norm1), 2 * len(norm1)]), *rest]
 
 
 @dataclass(frozen=True)
@@ -194,7 +205,7 @@ class AccumulatorCase:
     @property
     def weights(self) -> list[Tensor]:
         """The block's weights, in the graphs' order."""
-        return list(self.block.parameters())
+        return block_weights(self.block)
 
     @property
     def position(self) -> Tensor:
@@ -352,7 +363,7 @@ def test_a_sample_of_weight_0_changes_no_gradient() -> None:
         part(AccumulatorConfig(width=4, blocks=3, classes=3, mlp_dim=5, heads=2, head="linear")).double()
         for part in (AccumulatorBlock, Head)
     )
-    weights = [parameter.detach() for part in (block, head) for parameter in part.parameters()]
+    weights = [tensor.detach() for tensor in (*block_weights(block), *head.parameters())]
     draw, labels = Draw(0), torch.tensor([2, 0, 1])
     keys, values, cls = draw(3, 2, 2, 2), draw(3, 2, 2, 2), draw(3, 1, 4)
     rest = (draw(1, 4), draw(4), draw(1, 4), *weights)

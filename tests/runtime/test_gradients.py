@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from edgefl.core.tensor_slice import TensorSlice
 from edgefl.runtime.gradients import Gradients
 
 ADAPTER = {"w": np.ones((4, 2), np.float32), "b": np.ones(3, np.float32)}
@@ -56,3 +57,31 @@ def test_the_adapter_itself_is_no_buffer() -> None:
     gradients.add("b", np.ones(3, np.float32))
 
     assert ADAPTER["b"].tolist() == [1, 1, 1]
+
+
+def test_with_momentum_the_sums_are_sgds_velocity() -> None:
+    random = np.random.default_rng(0)
+    # Row 3 is reached by the first and the last step only: its velocity decays once, as in torch.
+    steps = [["w", "b"], ["w[0:3]", "b"], ["w"]]
+    shapes = {"w": (4, 2), "w[0:3]": (3, 2), "b": (3,)}
+    velocity = Gradients(ADAPTER, momentum=0.9)
+    expected = {name: np.zeros(array.shape) for name, array in ADAPTER.items()}
+    for step in steps:
+        velocity.clear()
+        for key in step:
+            part = TensorSlice.parse(key)
+            halves = random.standard_normal((2, *shapes[key])).astype(np.float32)
+            for half in halves:
+                velocity.add(key, half)
+            view = expected[part.name][part.index]
+            view[...] = 0.9 * view + halves.astype(np.float64).sum(0)  # v = momentum * v + g
+            np.testing.assert_allclose(velocity.arrays[part.name][part.index], view, rtol=1e-6, atol=1e-6)
+
+
+def test_a_cleared_buffer_forgets_what_was_not_finite() -> None:
+    gradients = Gradients(ADAPTER)
+    gradients.add("b", np.array([np.nan, np.inf, 1], np.float32))
+
+    gradients.clear()
+
+    assert gradients.arrays["b"].tolist() == [0, 0, 0]

@@ -82,8 +82,8 @@ def test_a_knob_takes_as_few_pieces_as_it_can_and_all_of_one_size() -> None:
         memory: [piece.stop - piece.start for piece in _pieces(11, _opened_batch(memory), even=True)]
         for memory in ("lean", "balanced", "fast")
     }
-    # One sample at once; at most 4; at most 10.
-    assert sizes == {"lean": [1] * 11, "balanced": [4, 4, 3], "fast": [6, 5]}
+    # At most 5 samples at once, or at most 10.
+    assert sizes == {"lean": [4, 4, 3], "balanced": [4, 4, 3], "fast": [6, 5]}
     assert [piece.stop for piece in _pieces(11, 4, even=False)] == [4, 8, 11]
 
 

@@ -64,10 +64,9 @@ class CloseHistory(nn.Module):
             position: (1, D).
             weights: The Accumulator's.
         """
-        kept = (merge_heads(tensor.sum(0, keepdim=True)) for tensor in (at_keys, at_values))
+        at_kv = torch.cat([merge_heads(tensor.sum(0, keepdim=True)) for tensor in (at_keys, at_values)], dim=-1)
         token = (client_token + position)[None]
-        at_qkv = torch.cat([at_query, *kept], dim=-1)
-        at_read, norm1, rows = self.block.project_vjp(at_qkv, token, AccumulatorWeights(*weights))
+        at_read, norm1, rows = self.block.project_vjp(at_query, at_kv, token, AccumulatorWeights(*weights))
         at_both = (at_read + at_token)[0]
         return at_both[0], at_both, *norm1, *rows
 
@@ -93,8 +92,8 @@ class Modulate(nn.Module):
         """
         w = AccumulatorWeights(*weights)
         token = cls + position
-        q, k, v = self.block.project(token, w)
-        modified, reading = self.block.read(token, q, _append(keys, k), _append(values, v), w)
+        k, v = self.block.keep(token, w)
+        modified, reading = self.block.read(token, self.block.query(token, w), _append(keys, k), _append(values, v), w)
         kept = self.block.keep(modified + position, w)
         answer = (modified, _append(keys, kept[0]), _append(values, kept[1]))
         return (*answer, k, v, *reading) if self.save else answer
@@ -140,8 +139,8 @@ class ModulateVjp(nn.Module):
             at_modified + at_kept, reading, _append(keys, k), _append(values, v), w
         )
         at_q, at_k, at_v = at_attention
-        at_qkv = torch.cat([merge_heads(at_q), merge_heads(at_k[:, :, -1:]), merge_heads(at_v[:, :, -1:])], dim=-1)
-        at_read, norm1, qkv_rows = self.block.project_vjp(at_qkv, cls + position, w)
+        at_kv = torch.cat([merge_heads(at_k[:, :, -1:]), merge_heads(at_v[:, :, -1:])], dim=-1)
+        at_read, norm1, qkv_rows = self.block.project_vjp(merge_heads(at_q), at_kv, cls + position, w)
         at_cls = at_token + at_read
         return (
             at_cls,

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from edgefl_export.graphs.derivatives import (
     attention,
     attention_vjp,
-    gelu_slope,
+    doubled_gelu_slope,
     layer_norm_vjp,
     merge_heads,
     split_heads,
@@ -41,7 +41,8 @@ EPS = 1e-5
 ACCUMULATOR_WEIGHTS = (
     "norm1.weight",
     "norm1.bias",
-    "attn.qkv.weight",
+    "attn.q.weight",
+    "attn.kv.weight",
     "attn.proj.weight",
     "attn.proj.bias",
     "norm2.weight",
@@ -51,7 +52,7 @@ ACCUMULATOR_WEIGHTS = (
     "mlp.fc2.weight",
     "mlp.fc2.bias",
 )
-"""Names of the Accumulator block's tensors, in the order the graphs take them."""
+"""The Accumulator block's tensors in the order the graphs take them; q and kv are parts of `attn.qkv.weight`."""
 
 ACCUMULATOR_LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 """Its linear layers, in the order in which the VJPs give their rows."""
@@ -79,13 +80,19 @@ class AccumulatorShape:
     residual: bool
     head: Literal["mlp", "linear"]
 
+    @property
+    def attention_scale(self) -> float:
+        """One over the square root of the width, not of a head's size."""
+        return self.width**-0.5
+
 
 class AccumulatorWeights(NamedTuple):
-    """The block's tensors by role, in torch's layout."""
+    """The block's tensors by role, in torch's layout; kv are the keys' and values' (2 D, D)."""
 
     norm1: Tensor
     norm1_bias: Tensor
-    qkv: Tensor
+    q: Tensor
+    kv: Tensor
     proj: Tensor
     proj_bias: Tensor
     norm2: Tensor
@@ -97,7 +104,7 @@ class AccumulatorWeights(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What the VJP of one reading token needs: scaled query, attention weights, what was read, FFN's inputs."""
+    """What the VJP of one reading token needs: query, attention weights, what was read, FFN's inputs."""
 
     q: Tensor
     attention: Tensor
@@ -117,27 +124,20 @@ class AccumulatorBlock:
 
     shape: AccumulatorShape
 
-    def project(self, token: Tensor, w: AccumulatorWeights) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a token's scaled query, key and value, each (B, heads, 1, d)."""
-        q, k, v = F.linear(self._norm1(token, w), w.qkv).split(self.shape.width, dim=-1)
-        heads = self.shape.heads
-        return split_heads(q * self.shape.width**-0.5, heads), split_heads(k, heads), split_heads(v, heads)
-
     def query(self, token: Tensor, w: AccumulatorWeights) -> Tensor:
-        """Return a token's scaled query, (B, heads, 1, d)."""
-        q = F.linear(self._norm1(token, w), w.qkv[: self.shape.width])
-        return split_heads(q * self.shape.width**-0.5, self.shape.heads)
+        """Return a token's query, (B, heads, 1, d)."""
+        return split_heads(F.linear(self._norm1(token, w), w.q), self.shape.heads)
 
     def keep(self, token: Tensor, w: AccumulatorWeights) -> tuple[Tensor, Tensor]:
         """Return a token's key and value, each (B, heads, 1, d)."""
-        k, v = F.linear(self._norm1(token, w), w.qkv[self.shape.width :]).split(self.shape.width, dim=-1)
+        k, v = F.linear(self._norm1(token, w), w.kv).split(self.shape.width, dim=-1)
         return split_heads(k, self.shape.heads), split_heads(v, self.shape.heads)
 
     def read(
         self, token: Tensor, q: Tensor, keys: Tensor, values: Tensor, w: AccumulatorWeights
     ) -> tuple[Tensor, Reading]:
         """Return a token's output row, (B, 1, D), and what the VJP needs."""
-        found, weights = attention(q, keys, values)
+        found, weights = attention(q, keys, values, self.shape.attention_scale)
         merged = merge_heads(found)
         y = token + F.linear(merged, w.proj, w.proj_bias)
         hidden = F.linear(F.layer_norm(y, (self.shape.width,), w.norm2, w.norm2_bias, EPS), w.fc1, w.fc1_bias)
@@ -150,39 +150,49 @@ class AccumulatorBlock:
         """Return the VJP of `read`.
 
         Returns:
-            The gradient at the token; those at unscaled query, keys and values; those of norm2's weight and bias;
+            The gradient at the token; those at query, keys and values; those of norm2's weight and bias;
             rows of proj, fc1 and fc2: for each the gradient at its output and its input.
         """
-        at_hidden = (gradient @ w.fc2) * gelu_slope(r.hidden)
+        at_hidden = gradient @ w.fc2 * 0.5 * doubled_gelu_slope(r.hidden)
         at_norm2 = at_hidden @ w.fc1
         standardized, inverse_std = standardize(r.y, EPS)
         at_y = gradient + layer_norm_vjp(at_norm2 * w.norm2, standardized, inverse_std)
         at_read = split_heads(at_y @ w.proj, self.shape.heads)
-        at_attention = attention_vjp(at_read, r.q, keys, values, r.attention, self.shape.width**-0.5)
+        at_attention = attention_vjp(at_read, r.q, keys, values, r.attention, self.shape.attention_scale)
         norm2 = ((at_norm2 * standardized).sum((0, 1)), at_norm2.sum((0, 1)))
         inputs = ((at_y, r.read), (at_hidden, standardized * w.norm2 + w.norm2_bias), (gradient, F.gelu(r.hidden)))
         return at_y, at_attention, norm2, tuple(flat(tensor) for pair in inputs for tensor in pair)
 
     def project_vjp(
-        self, at_qkv: Tensor, token: Tensor, w: AccumulatorWeights
+        self, at_q: Tensor, at_kv: Tensor, token: Tensor, w: AccumulatorWeights
     ) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Return the VJP of `project` for the gradient at its merged outputs, (B, 1, 3 D).
+        """Return the VJP of `query` and `keep` of one token.
+
+        Args:
+            at_q: Gradient at its query, merged, (B, 1, D).
+            at_kv: Gradient at its key and value, merged, (B, 1, 2 D).
+            token: As given to both, (B, 1, D).
+            w: The block's tensors.
 
         Returns:
             The gradient at the token; those of norm1's weight and bias; rows of qkv.
         """
-        at_norm1 = at_qkv @ w.qkv
-        standardized, inverse_std = standardize(token, EPS)
-        at_token = layer_norm_vjp(at_norm1 * w.norm1, standardized, inverse_std)
-        norm1 = ((at_norm1 * standardized).sum((0, 1)), at_norm1.sum((0, 1)))
-        return at_token, norm1, (flat(at_qkv), flat(standardized * w.norm1 + w.norm1_bias))
+        return self._norm1_vjp(at_q @ w.q + at_kv @ w.kv, torch.cat([at_q, at_kv], dim=-1), token, w)
 
     def keep_vjp(
         self, at_key: Tensor, at_value: Tensor, token: Tensor, w: AccumulatorWeights
     ) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Return the VJP of `keep`, like that of `project`."""
-        kv = torch.cat([merge_heads(at_key), merge_heads(at_value)], dim=-1)
-        return self.project_vjp(torch.cat([torch.zeros_like(token), kv], dim=-1), token, w)
+        """Return the VJP of `keep`, like `project_vjp`; the gradients are (B, heads, 1, d)."""
+        at_kv = torch.cat([merge_heads(at_key), merge_heads(at_value)], dim=-1)
+        return self._norm1_vjp(at_kv @ w.kv, torch.cat([torch.zeros_like(token), at_kv], dim=-1), token, w)
+
+    def _norm1_vjp(
+        self, at_norm1: Tensor, at_qkv: Tensor, token: Tensor, w: AccumulatorWeights
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        standardized, inverse_std = standardize(token, EPS)
+        at_token = layer_norm_vjp(at_norm1 * w.norm1, standardized, inverse_std)
+        norm1 = ((at_norm1 * standardized).sum((0, 1)), at_norm1.sum((0, 1)))
+        return at_token, norm1, (flat(at_qkv), flat(standardized * w.norm1 + w.norm1_bias))
 
     def _norm1(self, token: Tensor, w: AccumulatorWeights) -> Tensor:
         return F.layer_norm(token, (self.shape.width,), w.norm1, w.norm1_bias, EPS)

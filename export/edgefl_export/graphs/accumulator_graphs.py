@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from edgefl.core.tensor_slice import TensorSlice
 from edgefl_export.graphs.accumulator import (
     CloseHistory,
     Modulate,
@@ -44,8 +45,15 @@ class AccumulatorGraphs:
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """Adapter names of the Accumulator's block, in the order its graphs take them."""
-        return tuple(f"accumulator.blocks.0.{name}" for name in ACCUMULATOR_WEIGHTS)
+        """Keys of the Accumulator's block, in the order its graphs take them."""
+        width = self.shape.width
+        parts = {"attn.q.weight": (0, width), "attn.kv.weight": (width, 3 * width)}
+        return tuple(
+            f"accumulator.blocks.0.attn.qkv.weight[{parts[name][0]}:{parts[name][1]}]"
+            if name in parts
+            else f"accumulator.blocks.0.{name}"
+            for name in ACCUMULATOR_WEIGHTS
+        )
 
     @property
     def head_tensors(self) -> tuple[str, ...]:
@@ -184,9 +192,10 @@ class AccumulatorGraphs:
         kept = self._kept(_EXAMPLE_TOKENS)
         return kept, kept, self._token(), self._position(), *self._client()
 
-    def _adapter(self, names: Sequence[str]) -> list[Tensor]:
+    def _adapter(self, keys: Sequence[str]) -> list[Tensor]:
         adapter = self.network.adapter()
-        return [adapter[name].detach() for name in names]
+        parts = map(TensorSlice.parse, keys)
+        return [adapter[part.name][part.index].detach() for part in parts]
 
 
 SAVED = ("k", "v", "q", "weights", "read", "y", "hidden")

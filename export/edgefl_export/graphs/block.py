@@ -2,6 +2,10 @@
 
 CLS and patch tokens travel apart, because between two blocks the CLS token is replaced.  The block of the exit
 computes only its CLS row: keys and values for all tokens, the rest for one (exact, since nothing else is read).
+
+For its VJP a block saves all that is not cheap to compute again, or `little`: then keys, values, attention weights and
+the FFN's hidden input are computed again.  That costs less than micro-batches small enough to save the same memory,
+because each micro-batch reads all weights again.
 """
 
 from __future__ import annotations
@@ -15,16 +19,42 @@ from torch.nn import functional as F
 
 from edgefl_export.graphs.derivatives import attention, merge_heads, split_heads
 
-__all__ = ["BLOCK_WEIGHTS", "PARALLEL_WEIGHTS", "TRANSPOSED", "Block", "BlockShape", "BlockWeights", "Embed", "Rows"]
+__all__ = [
+    "BLOCK_WEIGHTS",
+    "PARALLEL_WEIGHTS",
+    "SAVED",
+    "TRANSPOSED",
+    "Block",
+    "BlockShape",
+    "BlockWeights",
+    "Embed",
+    "Rows",
+    "Saving",
+    "stored_key",
+]
 
 Rows = Literal["all", "cls"]
 """Which rows of a block's output are computed."""
 
+Saving = Literal["nothing", "little", "all"]
+"""What a block saves for its VJP."""
+
+SAVED: dict[Saving, tuple[str, ...]] = {
+    "nothing": (),
+    "little": ("z", "mean1", "inverse_std1", "y", "mean2", "inverse_std2", "q"),
+    "all": ("z", "mean1", "inverse_std1", "y", "mean2", "inverse_std2", "q", "k", "v", "attention", "hidden"),
+}
+"""Names of what it saves, in order; a parallel adapter's hidden output follows."""
+
 BLOCK_WEIGHTS = (
     "norm1.weight",
     "norm1.bias",
-    "attn.qkv.weight",
-    "attn.qkv.bias",
+    "attn.q.weight",
+    "attn.q.bias",
+    "attn.k.weight",
+    "attn.k.bias",
+    "attn.v.weight",
+    "attn.v.bias",
     "attn.proj.weight",
     "attn.proj.bias",
     "norm2.weight",
@@ -34,10 +64,12 @@ BLOCK_WEIGHTS = (
     "mlp.fc2.weight",
     "mlp.fc2.bias",
 )
-"""timm's names of a block's weights, in the order the graphs take them."""
+"""A block's weights in the order the graphs take them, by timm's names, where timm has one tensor for q, k and v."""
 
 TRANSPOSED = ("attn.proj.weight", "mlp.fc2.weight")
 """Weights stored (in, out): a method that slices heads or the FFN's hidden units then slices rows, which are mapped."""
+
+_QKV = ("q", "k", "v")
 
 PARALLEL_WEIGHTS = ("down_weight", "down_bias", "up_weight", "up_bias")
 """A block's row of each stacked parallel adapter tensor, with its leading axis of size 1."""
@@ -70,8 +102,12 @@ class BlockWeights(NamedTuple):
 
     norm1: Tensor
     norm1_bias: Tensor
-    qkv: Tensor
-    qkv_bias: Tensor
+    q: Tensor
+    q_bias: Tensor
+    k: Tensor
+    k_bias: Tensor
+    v: Tensor
+    v_bias: Tensor
     proj: Tensor
     proj_bias: Tensor
     norm2: Tensor
@@ -86,12 +122,26 @@ class BlockWeights(NamedTuple):
     up_bias: Tensor | None = None
 
 
+def stored_key(name: str, width: int) -> str:
+    """Return where a block's weight is stored: timm's name, and which rows of it for q, k and v.
+
+    Args:
+        name: One of `BLOCK_WEIGHTS`.
+        width: Size of a token.
+    """
+    layer, _, part = name.removeprefix("attn.").partition(".")
+    if layer not in _QKV:
+        return name
+    first = _QKV.index(layer) * width
+    return f"attn.qkv.{part}[{first}:{first + width}]"
+
+
 class Block(nn.Module):
     """Forward of one block, which for training also returns what its VJP needs."""
 
-    def __init__(self, shape: BlockShape, rows: Rows, *, save: bool) -> None:
+    def __init__(self, shape: BlockShape, rows: Rows, saving: Saving) -> None:
         super().__init__()
-        self.shape, self.rows, self.save = shape, rows, save
+        self.shape, self.rows, self.saving = shape, rows, saving
 
     def forward(self, cls: Tensor, patches: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         """Run the block.
@@ -102,36 +152,34 @@ class Block(nn.Module):
             weights: As `BLOCK_WEIGHTS`, then as `PARALLEL_WEIGHTS` where there are parallel adapters.
 
         Returns:
-            cls (B, 1, D); patches (B, n - 1, D) where all rows are computed; then for training z (B, n, D),
-            scaled q, k, v (B, heads, rows or n, d), attention weights (B, heads, rows, n), y (B, rows, D), the
-            FFN's hidden input (B, rows, M), and the parallel adapter's hidden output (B, rows, r).
+            cls (B, 1, D); patches (B, n - 1, D) where all rows are computed; then of `SAVED` z (B, n, D) with mean and
+            1 / standard deviation (B, n, 1), y (B, rows, D) with its own (B, rows, 1), q (B, heads, rows, d), k and v
+            (B, heads, n, d), attention weights (B, heads, rows, n), the FFN's hidden input (B, rows, M); and the
+            parallel adapter's hidden output (B, rows, r).
         """
         w = BlockWeights(*weights)
         z = torch.cat([cls, patches], dim=1)
-        q, k, v = self._project(F.layer_norm(z, (self.shape.width,), w.norm1, w.norm1_bias, self.shape.eps), w)
-        read, attention_weights = attention(q, k, v)
+        norm, mean1, inverse_std1 = self._normalised(z, w.norm1, w.norm1_bias)
+        heads = self.shape.heads
+        q = split_heads(F.linear(norm if self.rows == "all" else norm[:, :1], w.q, w.q_bias), heads)
+        k, v = (split_heads(F.linear(norm, *layer), heads) for layer in ((w.k, w.k_bias), (w.v, w.v_bias)))
+        read, weights_read = attention(q, k, v, self.shape.attention_scale)
         y = (z if self.rows == "all" else cls) + merge_heads(read) @ w.proj + w.proj_bias
-        hidden = F.linear(
-            F.layer_norm(y, (self.shape.width,), w.norm2, w.norm2_bias, self.shape.eps), w.fc1, w.fc1_bias
-        )
+        norm, mean2, inverse_std2 = self._normalised(y, w.norm2, w.norm2_bias)
+        hidden = F.linear(norm, w.fc1, w.fc1_bias)
         out = y + F.gelu(hidden) @ w.fc2 + w.fc2_bias
-        saved = [z, q, k, v, attention_weights, y, hidden]
+        everything = [z, mean1, inverse_std1, y, mean2, inverse_std2, q, k, v, weights_read, hidden]
+        saved = everything[: len(SAVED[self.saving])]
         if self.shape.parallel_scale is not None:
             parallel = F.relu(F.linear(y, w.down[0], w.down_bias[0]))  # type: ignore[index]  # there with a scale
             out = out + self.shape.parallel_scale * F.linear(parallel, w.up[0], w.up_bias[0])  # type: ignore[index]
-            saved.append(parallel)
+            saved += [parallel] if saved else []
         answer = (out[:, :1], out[:, 1:]) if self.rows == "all" else (out,)
-        return (*answer, *saved) if self.save else answer
+        return (*answer, *saved)
 
-    def _project(self, x: Tensor, w: BlockWeights) -> tuple[Tensor, Tensor, Tensor]:
-        """Return scaled queries of the rows that are computed, and all keys and values, split into heads."""
-        width, heads = self.shape.width, self.shape.heads
-        if self.rows == "all":
-            q, k, v = F.linear(x, w.qkv, w.qkv_bias).split(width, dim=-1)
-        else:
-            q = F.linear(x[:, :1], w.qkv[:width], w.qkv_bias[:width])
-            k, v = F.linear(x, w.qkv[width:], w.qkv_bias[width:]).split(width, dim=-1)
-        return split_heads(q * self.shape.attention_scale, heads), split_heads(k, heads), split_heads(v, heads)
+    def _normalised(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return LayerNorm of x with its mean and 1 / standard deviation."""
+        return torch.native_layer_norm(x, [self.shape.width], weight, bias, self.shape.eps)
 
 
 class Embed(nn.Module):

@@ -6,21 +6,21 @@ only, and block 0 none; with parallel adapters block 0 still gives the gradient 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgefl_export.graphs.block import BlockShape, BlockWeights, Rows
+from edgefl_export.graphs.block import SAVED, BlockShape, BlockWeights, Rows, Saving
 from edgefl_export.graphs.derivatives import (
     attention_vjp,
-    gelu_slope,
+    attention_weights,
+    doubled_gelu_slope,
     layer_norm_vjp,
     linear_gradients,
     merge_heads,
     split_heads,
-    standardize,
 )
 
 __all__ = ["BlockVjp", "Inputs"]
@@ -28,15 +28,29 @@ __all__ = ["BlockVjp", "Inputs"]
 Inputs = Literal["all", "cls", "none"]
 """Which rows of a block's input gradient are computed."""
 
-_SAVED = 7
+
+class _Saved(NamedTuple):
+    """What `Block` saved, in the order of `SAVED`; None for what is to be computed again."""
+
+    z: Tensor
+    mean1: Tensor
+    inverse_std1: Tensor
+    y: Tensor
+    mean2: Tensor
+    inverse_std2: Tensor
+    q: Tensor
+    k: Tensor | None = None
+    v: Tensor | None = None
+    attention: Tensor | None = None
+    hidden: Tensor | None = None
 
 
 class BlockVjp(nn.Module):
     """Gradient at a block's input and at its parallel adapter."""
 
-    def __init__(self, shape: BlockShape, rows: Rows, inputs: Inputs) -> None:
+    def __init__(self, shape: BlockShape, rows: Rows, inputs: Inputs, saving: Saving) -> None:
         super().__init__()
-        self.shape, self.rows, self.inputs = shape, rows, inputs
+        self.shape, self.rows, self.inputs, self.saving = shape, rows, inputs, saving
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Run the VJP.
@@ -49,45 +63,62 @@ class BlockVjp(nn.Module):
             The gradient at its input: cls (B, 1, D), then patches (B, n - 1, D), as far as `inputs` says; then
             the gradients of the parallel adapter's weights, each with a leading axis of size 1.
         """
-        gradient, saved, w = self._unpack(tensors)
-        z, _, _, _, _, y, hidden = saved[:_SAVED]
-        standardized, inverse_std = standardize(y, self.shape.eps)
-        at_norm2 = (F.linear(gradient, w.fc2) * gelu_slope(hidden)) @ w.fc1 * w.norm2
-        at_y = gradient + layer_norm_vjp(at_norm2, standardized, inverse_std)
+        gradient, saved, parallel, w = self._unpack(tensors)
+        at_y = gradient + self._ffn(gradient, saved, w)
         adapter: tuple[Tensor, ...] = ()
         if self.shape.parallel_scale is not None:
-            at_adapter, adapter = _parallel_vjp(gradient * self.shape.parallel_scale, y, saved[_SAVED], w)
+            at_adapter, adapter = _parallel_vjp(gradient * self.shape.parallel_scale, saved.y, parallel[0], w)
             at_y = at_y + at_adapter
         if self.inputs == "none":
             return adapter
-        return (*self._attention(at_y, z, saved, w), *adapter)
+        return (*self._attention(at_y, saved, w), *adapter)
 
-    def _unpack(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...], BlockWeights]:
+    def _unpack(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, _Saved, tuple[Tensor, ...], BlockWeights]:
         outputs = 2 if self.rows == "all" else 1
-        saved = _SAVED + (self.shape.parallel_scale is not None)
+        end = outputs + len(SAVED[self.saving])
+        first_weight = end + (self.shape.parallel_scale is not None)
         gradient = torch.cat(tensors[:outputs], dim=1) if outputs == 2 else tensors[0]
-        return gradient, tensors[outputs : outputs + saved], BlockWeights(*tensors[outputs + saved :])
+        saved, weights = _Saved(*tensors[outputs:end]), BlockWeights(*tensors[first_weight:])
+        return gradient, saved, tensors[end:first_weight], weights
 
-    def _attention(self, at_y: Tensor, z: Tensor, saved: tuple[Tensor, ...], w: BlockWeights) -> tuple[Tensor, ...]:
+    def _ffn(self, gradient: Tensor, saved: _Saved, w: BlockWeights) -> Tensor:
+        """Return the gradient at y that comes through the FFN."""
+        standardized = (saved.y - saved.mean2) * saved.inverse_std2
+        hidden = saved.hidden
+        if hidden is None:
+            hidden = F.linear(standardized * w.norm2 + w.norm2_bias, w.fc1, w.fc1_bias)
+        slope = doubled_gelu_slope(hidden)  # before the product, so that fewer wide tensors are alive at once
+        at_norm = (F.linear(gradient, w.fc2) * 0.5 * slope) @ w.fc1 * w.norm2
+        return layer_norm_vjp(at_norm, standardized, saved.inverse_std2)
+
+    def _attention(self, at_y: Tensor, saved: _Saved, w: BlockWeights) -> tuple[Tensor, ...]:
         """Return the gradient at the block's input rows."""
-        _, q, k, v, weights = saved[:5]
-        width = self.shape.width
+        standardized, inverse_std = (saved.z - saved.mean1) * saved.inverse_std1, saved.inverse_std1
+        k, v, weights = self._attended(standardized, saved, w)
         at_read = split_heads(F.linear(at_y, w.proj), self.shape.heads)
-        at_q, at_k, at_v = map(merge_heads, attention_vjp(at_read, q, k, v, weights, self.shape.attention_scale))
+        at_attention = attention_vjp(at_read, saved.q, k, v, weights, self.shape.attention_scale)
+        at_q, at_k, at_v = map(merge_heads, at_attention)
         if self.inputs == "cls":
-            z, at_y, at_q, at_k, at_v = (tensor[:, :1] for tensor in (z, at_y, at_q, at_k, at_v))
-        standardized, inverse_std = standardize(z, self.shape.eps)
+            cut = (standardized, inverse_std, at_y, at_q, at_k, at_v)
+            standardized, inverse_std, at_y, at_q, at_k, at_v = (tensor[:, :1] for tensor in cut)
+        at_norm = at_k @ w.k + at_v @ w.v
         if self.rows == "all" or self.inputs == "cls":
-            at_norm1 = torch.cat([at_q, at_k, at_v], dim=-1) @ w.qkv * w.norm1
-            at_z = at_y + layer_norm_vjp(at_norm1, standardized, inverse_std)
+            at_z = at_y + layer_norm_vjp((at_norm + at_q @ w.q) * w.norm1, standardized, inverse_std)
             return (at_z,) if self.inputs == "cls" else (at_z[:, :1], at_z[:, 1:])
-        at_norm1 = torch.cat([at_k, at_v], dim=-1) @ w.qkv[width:]
-        at_cls = (at_norm1[:, :1] + at_q @ w.qkv[:width]) * w.norm1
-        at_rest = at_norm1[:, 1:] * w.norm1
+        at_cls = (at_norm[:, :1] + at_q @ w.q) * w.norm1
+        at_rest = at_norm[:, 1:] * w.norm1
         return (
             at_y + layer_norm_vjp(at_cls, standardized[:, :1], inverse_std[:, :1]),
             layer_norm_vjp(at_rest, standardized[:, 1:], inverse_std[:, 1:]),
         )
+
+    def _attended(self, standardized: Tensor, saved: _Saved, w: BlockWeights) -> tuple[Tensor, Tensor, Tensor]:
+        """Return keys, values and attention weights, saved or computed again."""
+        if saved.k is not None and saved.v is not None and saved.attention is not None:
+            return saved.k, saved.v, saved.attention
+        norm = standardized * w.norm1 + w.norm1_bias
+        k, v = (split_heads(F.linear(norm, *p), self.shape.heads) for p in ((w.k, w.k_bias), (w.v, w.v_bias)))
+        return k, v, attention_weights(saved.q, k, self.shape.attention_scale)
 
 
 def _parallel_vjp(gradient: Tensor, y: Tensor, parallel: Tensor, w: BlockWeights) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from edgefl.core.tensor_slice import TensorSlice
 from edgefl_export.graphs.accumulator_graphs import AccumulatorGraphs
-from edgefl_export.graphs.block import BLOCK_WEIGHTS, PARALLEL_WEIGHTS, TRANSPOSED, Block, BlockShape, Embed, Rows
+from edgefl_export.graphs.block import (
+    BLOCK_WEIGHTS,
+    PARALLEL_WEIGHTS,
+    SAVED,
+    TRANSPOSED,
+    Block,
+    BlockShape,
+    Embed,
+    Rows,
+    Saving,
+    stored_key,
+)
 from edgefl_export.graphs.block_vjp import BlockVjp, Inputs
 from edgefl_export.graphs.spec import EXAMPLE_BATCH, GraphSpec
 from edgefl_export.model.network import AccumulatorNetwork
@@ -14,17 +29,19 @@ from edgefl_export.model.network import AccumulatorNetwork
 __all__ = ["Catalog", "block_name", "vjp_name"]
 
 _BATCH = {0: "batch"}
+_SAVING: dict[Saving, str] = {"nothing": "", "little": "_saved_lean", "all": "_saved"}
+_INPUTS: dict[Inputs, str] = {"all": "", "cls": "_cls", "none": "_adapter"}
 
 
-def block_name(rows: Rows, *, save: bool) -> str:
+def block_name(rows: Rows, saving: Saving) -> str:
     """Return the name of a block's forward graph."""
-    return "block" + ("_exit" if rows == "cls" else "") + ("_saved" if save else "")
+    return "block" + ("_exit" if rows == "cls" else "") + _SAVING[saving]
 
 
-def vjp_name(rows: Rows, inputs: Inputs) -> str:
+def vjp_name(rows: Rows, inputs: Inputs, saving: Saving) -> str:
     """Return the name of a block's VJP graph."""
-    suffix = {"all": "", "cls": "_cls", "none": "_adapter"}[inputs]
-    return "block" + ("_exit" if rows == "cls" else "") + "_vjp" + suffix
+    lean = "_lean" if saving == "little" else ""
+    return "block" + ("_exit" if rows == "cls" else "") + "_vjp" + _INPUTS[inputs] + lean
 
 
 class Catalog:
@@ -42,15 +59,15 @@ class Catalog:
         )
         self.accumulator = AccumulatorGraphs(network)
 
-    @property
-    def saved(self) -> tuple[str, ...]:
+    def saved(self, saving: Saving) -> tuple[str, ...]:
         """What a block saves for its VJP."""
-        names = ("z", "q", "k", "v", "attention", "y", "hidden")
-        return (*names, "parallel") if self.parallel else names
+        names = SAVED[saving]
+        return (*names, "parallel") if names and self.parallel else names
 
     def block_tensors(self, index: int) -> tuple[str, ...]:
-        """Bundle names of one block's weights, in the order its graphs take them."""
-        frozen = tuple(f"blocks.{index}.{name}" for name in BLOCK_WEIGHTS)
+        """Bundle keys of one block's weights, in the order its graphs take them."""
+        width = self.network.backbone.width
+        frozen = tuple(f"blocks.{index}.{stored_key(name, width)}" for name in BLOCK_WEIGHTS)
         return (*frozen, *self.parallel_tensors(index))
 
     def parallel_tensors(self, index: int) -> tuple[str, ...]:
@@ -65,11 +82,17 @@ class Catalog:
             return self._embed()
         if (found := self.accumulator.spec(name)) is not None:
             return found
-        rows: Rows = "cls" if name.startswith("block_exit") else "all"
-        if "_vjp" not in name:
-            return self._block(rows, save=name.endswith("_saved"))
-        inputs: Inputs = "cls" if name.endswith("_cls") else "none" if name.endswith("_adapter") else "all"
-        return self._block_vjp(rows, inputs)
+        return self._blocks()[name]()
+
+    def _blocks(self) -> dict[str, Callable[[], GraphSpec]]:
+        """Return a maker of each block graph by its name."""
+        all_rows: tuple[Rows, ...] = ("all", "cls")
+        forward = {block_name(r, s): partial(self._block, r, s) for r in all_rows for s in _SAVING}
+        saved = [s for s in _SAVING if s != "nothing"]
+        backward = {
+            vjp_name(r, i, s): partial(self._block_vjp, r, i, s) for r in all_rows for i in _INPUTS for s in saved
+        }
+        return {**forward, **backward}
 
     def _embed(self) -> GraphSpec:
         backbone = self.network.backbone
@@ -83,29 +106,30 @@ class Catalog:
             axes={"samples": _BATCH},
         )
 
-    def _block(self, rows: Rows, *, save: bool) -> GraphSpec:
+    def _block(self, rows: Rows, saving: Saving) -> GraphSpec:
         cls, patches = self._tokens()
         outputs = ("cls_out", "patches_out") if rows == "all" else ("cls_out",)
         return GraphSpec(
-            module=Block(self.block_shape, rows, save=save),
+            module=Block(self.block_shape, rows, saving),
             inputs=("cls", "patches", *self._block_inputs()),
-            outputs=(*outputs, *self.saved) if save else outputs,
+            outputs=(*outputs, *self.saved(saving)),
             example=(cls, patches, *self._block_example()),
             axes={"cls": _BATCH, "patches": _BATCH},
         )
 
-    def _block_vjp(self, rows: Rows, inputs: Inputs) -> GraphSpec:
-        forward = Block(self.block_shape, rows, save=True)
+    def _block_vjp(self, rows: Rows, inputs: Inputs, saving: Saving) -> GraphSpec:
+        forward = Block(self.block_shape, rows, saving)
         results = forward(*self._tokens(), *self._block_example())
         gradients = ("at_cls_out", "at_patches_out") if rows == "all" else ("at_cls_out",)
         at_inputs = {"all": ("at_cls", "at_patches"), "cls": ("at_cls",), "none": ()}[inputs]
         adapter = tuple(f"at_{name}" for name in PARALLEL_WEIGHTS) if self.parallel else ()
+        saved = self.saved(saving)
         return GraphSpec(
-            module=BlockVjp(self.block_shape, rows, inputs),
-            inputs=(*gradients, *self.saved, *self._block_inputs()),
+            module=BlockVjp(self.block_shape, rows, inputs, saving),
+            inputs=(*gradients, *saved, *self._block_inputs()),
             outputs=(*at_inputs, *adapter),
             example=(*results, *self._block_example()),
-            axes=dict.fromkeys((*gradients, *self.saved), _BATCH),
+            axes=dict.fromkeys((*gradients, *saved), _BATCH),
         )
 
     def _tokens(self) -> tuple[Tensor, Tensor]:
@@ -118,7 +142,8 @@ class Catalog:
 
     def _block_example(self) -> list[Tensor]:
         frozen = dict(self.network.backbone.blocks[0].named_parameters())
-        tensors = [frozen[name].T if name in TRANSPOSED else frozen[name] for name in BLOCK_WEIGHTS]
+        parts = [TensorSlice.parse(stored_key(name, self.network.backbone.width)) for name in BLOCK_WEIGHTS]
+        tensors = [(frozen[p.name].T if p.name in TRANSPOSED else frozen[p.name])[p.index] for p in parts]
         if self.parallel:
             adapter = self.network.adapter()
             tensors += [adapter[f"parallel_adapters.{name}"][:1] for name in PARALLEL_WEIGHTS]

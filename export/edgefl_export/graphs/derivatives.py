@@ -14,7 +14,8 @@ from torch import Tensor
 __all__ = [
     "attention",
     "attention_vjp",
-    "gelu_slope",
+    "attention_weights",
+    "doubled_gelu_slope",
     "layer_norm_vjp",
     "linear_gradients",
     "merge_heads",
@@ -43,10 +44,14 @@ def layer_norm_vjp(gradient: Tensor, standardized: Tensor, inverse_std: Tensor) 
     return inverse_std * (gradient - mean - standardized * projection)
 
 
-def gelu_slope(x: Tensor) -> Tensor:
-    """Return the derivative of the exact GELU."""
-    cdf = 0.5 * (1.0 + torch.erf(x * math.sqrt(0.5)))
-    return cdf + x * torch.exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
+def doubled_gelu_slope(x: Tensor) -> Tensor:
+    """Return twice the derivative of the exact GELU: 1 + erf(u) + 2 / sqrt(pi) u exp(-u^2) with u = x / sqrt(2).
+
+    Twice, and the factor in the exponent, because each pass over these tensors, the widest of a block, counts: the
+    half costs nothing in the matrix product beside it.
+    """
+    u = x * math.sqrt(0.5)
+    return torch.erf(u) + u * torch.exp(math.log(2.0 / math.sqrt(math.pi)) - u * u) + 1.0
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -59,36 +64,40 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], -1)
 
 
-def attention(scaled_q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Return what the queries read, (B, heads, rows, d), and the attention weights, (B, heads, rows, n).
 
     Args:
-        scaled_q: Queries times the attention scale, (B, heads, rows, d).
+        q: Queries, (B, heads, rows, d).
         k: Keys, (B, heads, n, d).
         v: Values, (B, heads, n, d).
+        scale: Of the scores.
     """
-    weights = torch.softmax(scaled_q @ k.transpose(-2, -1), dim=-1)
+    weights = attention_weights(q, k, scale)
     return weights @ v, weights
 
 
+def attention_weights(q: Tensor, k: Tensor, scale: float) -> Tensor:
+    """Return the attention weights, (B, heads, rows, n), for arguments as `attention` takes them."""
+    return torch.softmax(q @ k.transpose(-2, -1) * scale, dim=-1)
+
+
 def attention_vjp(
-    gradient: Tensor, scaled_q: Tensor, k: Tensor, v: Tensor, weights: Tensor, scale: float
+    gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, weights: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients at the unscaled queries, the keys and the values.
+    """Return the gradients at queries, keys and values.
 
     Args:
         gradient: At what the queries read, (B, heads, rows, d).
-        scaled_q: As given to `attention`.
+        q: As given to `attention`.
         k: As given to `attention`.
         v: As given to `attention`.
         weights: As returned by `attention`.
-        scale: The attention scale.
+        scale: As given to `attention`.
     """
     at_weights = gradient @ v.transpose(-2, -1)
     at_scores = weights * (at_weights - (at_weights * weights).sum(-1, keepdim=True))
-    at_q = at_scores @ k * scale
-    at_k = at_scores.transpose(-2, -1) @ scaled_q
-    return at_q, at_k, weights.transpose(-2, -1) @ gradient
+    return at_scores @ k * scale, at_scores.transpose(-2, -1) @ q * scale, weights.transpose(-2, -1) @ gradient
 
 
 def linear_gradients(gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
