@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from edgefl_export.graphs.spec import GraphSpec
 from edgefl_export.model.network import AccumulatorNetwork
 from edgefl_export.parity import Parity, check_parity, measure_parity, trained_adapter
 
-__all__ = ["ExportResult", "export_bundle"]
+__all__ = ["ExportResult", "Progress", "export_bundle", "knob_batches", "lower_graphs", "training_variants"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done and how many there are."""
@@ -78,14 +78,9 @@ def export_bundle(
     """
     started = time.perf_counter()
     with new_folder(out, force=force) as folder:
-        batches = _batches(batch)
-        programs = _programs(Composer(Catalog(network), batches["balanced"]), exits)
-        variants = {
-            f"train/{e}/{memory}": Variant(program=f"train/{e}", batch=size)
-            for e in exits
-            for memory, size in batches.items()
-        }
-        graphs = _graphs(network, programs, progress)
+        programs = _programs(Composer(Catalog(network), knob_batches(batch)["balanced"]), exits)
+        variants = training_variants(exits, batch)
+        graphs = lower_graphs(network, programs, progress)
         parts = BundleParts(network=network, exits=exits, programs=programs, variants=variants, graphs=graphs)
         manifest = write_bundle(folder, parts)
         parity = _parity(network, folder, exits, seed, progress)
@@ -99,13 +94,27 @@ def export_bundle(
     )
 
 
-def _batches(batch: int) -> dict[str, int]:
+def knob_batches(batch: int) -> dict[str, int]:
     """Return how many samples a training step takes at once, by memory knob.
 
     What a step saves for its backward pass grows with them: micro-batches save memory at less time than computing
     saved tensors again.
     """
     return {"lean": 1, "balanced": max(1, round(0.4 * batch)), "fast": batch}
+
+
+def training_variants(exits: Sequence[int], batch: int) -> dict[str, Variant]:
+    """Return each exit's training program by each memory knob, by name.
+
+    Args:
+        exits: The exits.
+        batch: Samples that a training step takes at once where memory does not matter.
+    """
+    return {
+        f"train/{e}/{memory}": Variant(program=f"train/{e}", batch=size)
+        for e in exits
+        for memory, size in knob_batches(batch).items()
+    }
 
 
 def _programs(composer: Composer, exits: Sequence[int]) -> dict[str, Program]:
@@ -123,9 +132,10 @@ def _programs(composer: Composer, exits: Sequence[int]) -> dict[str, Program]:
     return programs | {f"train/{e}": composer.train(e) for e in exits}
 
 
-def _graphs(
-    network: AccumulatorNetwork, programs: dict[str, Program], progress: Progress
+def lower_graphs(
+    network: AccumulatorNetwork, programs: Mapping[str, Program], progress: Progress
 ) -> dict[str, onnx.ModelProto]:
+    """Return the graphs that programs call, by name."""
     catalog = Catalog(network)
     names = list(dict.fromkeys(call.graph for program in programs.values() for call in program.calls))
     graphs = {}
