@@ -107,18 +107,16 @@ def plan(
     else:
         what, costs = _model_costs(str(model), asked, batch_size, given)
     steps = training_steps(costs, batch=batch_size, flops_per_second=1e9 * gflops)
-    decisions = {
-        budget: decide(steps, budget)
-        for budget in (
-            Budget(
-                memory_bytes=memory_bytes,
-                baseline_bytes=baseline[0],
-                upload_bytes=upload_budget[0] if upload_budget else math.inf,
-                step_seconds=step_seconds or math.inf,
-            )
-            for memory_bytes in itertools.chain.from_iterable(memory_budgets)
+    budgets = [
+        Budget(
+            memory_bytes=memory_bytes,
+            baseline_bytes=baseline[0],
+            upload_bytes=upload_budget[0] if upload_budget else math.inf,
+            step_seconds=step_seconds or math.inf,
         )
-    }
+        for memory_bytes in itertools.chain.from_iterable(memory_budgets)
+    ]
+    decisions = {budget: decide(steps, budget) for budget in budgets}
     title = f"{what['model']}, one local step, batch {batch_size}"
     print_decisions(decisions, title, gflops, to_stderr=json_path == "-")
     if json_path:
