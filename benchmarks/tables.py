@@ -62,7 +62,8 @@ def measure_table(path: Path) -> str:
     }
     by_exit: dict[int, dict[str, float]] = {}
     for record in report["records"]:
-        by_exit.setdefault(record["labels"]["exit"], {})[record["name"]] = record["value"]
+        if "source" not in record["labels"]:  # the paper's own, with --paper
+            by_exit.setdefault(record["labels"]["exit"], {})[record["name"]] = record["value"]
     rows = [["exit", *(heading for heading, _ in columns.values())]]
     rows += [
         [str(e), *(_short(values[name] * scale) for name, (_, scale) in columns.items())]

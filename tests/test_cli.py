@@ -112,7 +112,7 @@ def test_version_and_help_end_with_0(capsys: pytest.CaptureFixture[str]) -> None
 
     code, out, _ = edgefl(capsys, "-h")
     assert code == 0
-    assert all(f"\n  {command} " in out for command in ("client", "export", "measure", "run", "server"))
+    assert all(f"\n  {command} " in out for command in ("client", "export", "measure", "plan", "run", "server"))
 
 
 def test_a_program_is_run_on_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,6 +138,7 @@ def test_a_program_is_run_on_files(tmp_path: Path, capsys: pytest.CaptureFixture
     ("module", "extra", "arguments"),
     [
         ("torch", "export", ["export", "--out", "nowhere"]),
+        ("torch", "export", ["plan", "--model", "deit_small_patch16_224"]),
         ("matplotlib", "plot", ["measure", str(GOLDEN), "--plot", "picture.png"]),
     ],
 )

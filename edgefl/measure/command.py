@@ -20,31 +20,36 @@ __all__ = ["measure"]
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--exits", help="Exits to measure, such as 0-11 or 2,5.  [default: all the bundle has]")
-@click.option("--mode", type=click.Choice(["infer", "train"]), default="infer", show_default=True)
+@click.option("--mode", type=click.Choice(["infer", "train"]), help="[default: infer, with --paper train]")
 @click.option("--batch-size", type=click.IntRange(1), help="Samples.  [default: 1 to infer, 10 to train]")
 @click.option("--memory", type=click.Choice(["lean", "balanced", "fast"]), help="Of training.  [default: balanced]")
 @click.option("--repetitions", type=click.IntRange(1), default=20, show_default=True, help="Timed runs of each exit.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw memory and latency; needs edgefl[plot].")
+@click.option("--paper", is_flag=True, help="Show the paper's Table 7 beside it: DeiT-S, 160 x 160, batch 10, train.")
 @json_option
 def measure(
     folder: Path,
     exits: str | None,
-    mode: Mode,
+    mode: Mode | None,
     batch_size: int | None,
     memory: str | None,
     repetitions: int,
     plot: Path | None,
+    paper: bool,
     json_path: str | None,
 ) -> None:
     """Measure the bundle in FOLDER, each exit in a process of its own.
 
-    Training means one local step of SGD with momentum 0.9 on random samples.
+    Training means one local step of SGD with momentum 0.9 on random samples.  Its speed in GFLOP/s, which `edgefl
+    plan` can only assume, is 2 x macs x batch / latency.
     """
     from rich.progress import track  # `edgefl --help` stays light
 
     from edgefl.bundle import Bundle
     from edgefl.core.report import Report, this_device
     from edgefl.measure.exits import measure_exits
+    from edgefl.measure.paper import check_setting, compare_memory, paper_records
+    from edgefl.measure.paper_table import print_paper
     from edgefl.measure.picture import check_picture, draw, print_table, stderr_console
 
     if plot:
@@ -52,21 +57,31 @@ def measure(
     asked = parse_exits(exits) if exits is not None else None
     bundle = Bundle(folder)
     wanted = asked if asked is not None else tuple(bundle.manifest.exits)
-    if mode == "train":
-        memory = memory or "balanced"
-    elif memory is not None:
-        raise click.UsageError("--memory is of training; pass --mode train, or leave it out")
-    batch = batch_size or {"infer": 1, "train": 10}[mode]
+    mode, memory, batch = _setting(mode or ("train" if paper else "infer"), memory, batch_size)
+    if paper:
+        check_setting(bundle.manifest, mode, batch)
     measured = measure_exits(bundle, wanted, mode, batch, memory, repetitions)
     console = stderr_console()
     records: list[Record] = []
     for of_exit in track(measured, "measuring", len(wanted), console=console, transient=True):
         records += of_exit
     print_table(records, to_stderr=json_path == "-")
+    if paper:
+        print_paper(records, bundle.manifest.costs, to_stderr=json_path == "-")
     if plot:
         draw(records, plot)
     if json_path:
         settings: dict[str, object] = {"exits": list(wanted), "mode": mode, "batch": batch, "repetitions": repetitions}
         settings |= {"memory": memory} if memory else {}
         settings |= {"bundle": bundle.manifest.bundle_id, "model": bundle.manifest.model.name}
-        Report(command="measure", settings=settings, records=records, device=this_device()).write(json_path)
+        compared = [*compare_memory(records), *paper_records()] if paper else []
+        Report(command="measure", settings=settings, records=records + compared, device=this_device()).write(json_path)
+
+
+def _setting(mode: Mode, memory: str | None, batch_size: int | None) -> tuple[Mode, str | None, int]:
+    """Return mode, memory knob and batch, with what is left out filled in."""
+    if mode == "train":
+        return mode, memory or "balanced", batch_size or 10
+    if memory is not None:
+        raise click.UsageError("--memory is of training; pass --mode train, or leave it out")
+    return mode, None, batch_size or 1

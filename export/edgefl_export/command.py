@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgefl.core.exits import check_exits, format_exits, parse_exits
+from edgefl.core.exits import format_exits, parse_exits
 from edgefl.core.report import Record, Report, json_option, this_device
 from edgefl.measure.memory import peak_rss
 from edgefl_export.embedded import EMBEDDED_MODEL
 
 if TYPE_CHECKING:  # torch is imported when an export really starts
     from edgefl_export.exporter import ExportResult
-    from edgefl_export.model.network import AccumulatorNetwork
 
 __all__ = ["export"]
 
@@ -50,9 +49,10 @@ def export(json_path: str | None, **settings: Any) -> None:
     """
     from edgefl_export.exporter import export_bundle  # imports torch
     from edgefl_export.progress import shown_progress
+    from edgefl_export.settings import make_network
 
     exits = parse_exits(settings["exits"]) if settings["exits"] is not None else None
-    network, exits = _network(settings, exits)
+    network, exits = make_network(settings, exits)
     with shown_progress() as progress:
         result = export_bundle(
             network,
@@ -67,39 +67,6 @@ def export(json_path: str | None, **settings: Any) -> None:
     if json_path:
         shown = {name: value.name if isinstance(value, Path) else value for name, value in settings.items()}
         _report(result, shown).write(json_path)
-
-
-def _network(settings: Mapping[str, Any], exits: tuple[int, ...] | None) -> tuple[AccumulatorNetwork, tuple[int, ...]]:
-    """Make the torch model that the options describe, no deeper than its exits, and say which exits those are."""
-    import torch
-
-    from edgefl_export.model.backbone import Source, load_backbone
-    from edgefl_export.model.config import AccumulatorConfig, paper_mlp_dim
-    from edgefl_export.model.network import AccumulatorNetwork
-
-    backbone = load_backbone(
-        Source(
-            name=settings["model"],
-            pretrained=settings["pretrained"],
-            weights=settings["weights"],
-            image_size=settings["img_size"],
-            seed=settings["seed"],
-        )
-    )
-    available = tuple(range(len(backbone.blocks)))
-    exits = exits if exits is not None else available
-    check_exits(exits, available, f"model {backbone.name}")
-    config = AccumulatorConfig(
-        width=backbone.width,
-        blocks=exits[-1] + 1,
-        classes=settings["classes"],
-        mlp_dim=settings["mlp_dim"] or paper_mlp_dim(backbone.width),
-        heads=settings["accumulator_heads"],
-        parallel_adapter_rank=settings["parallel_adapters"],
-        init=settings["init"],
-    )
-    torch.manual_seed(settings["seed"])
-    return AccumulatorNetwork(backbone, config), exits
 
 
 def _print(result: ExportResult, *, to_stderr: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from edgefl_export.graphs.spec import GraphSpec
 from edgefl_export.model.network import AccumulatorNetwork
 from edgefl_export.parity import Parity, check_parity, measure_parity, trained_adapter
 
-__all__ = ["ExportResult", "export_bundle"]
+__all__ = ["ExportResult", "Progress", "export_bundle", "knob_batches", "lower_graphs", "training_variants"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done and how many there are."""
@@ -79,8 +79,8 @@ def export_bundle(
     started = time.perf_counter()
     with new_folder(out, force=force) as folder:
         programs = _programs(Composer(Catalog(network)), exits, batch)
-        variants = _variants(exits, batch)
-        graphs = _graphs(network, programs, progress)
+        variants = training_variants(exits, batch)
+        graphs = lower_graphs(network, programs, progress)
         parts = BundleParts(network=network, exits=exits, programs=programs, variants=variants, graphs=graphs)
         manifest = write_bundle(folder, parts)
         parity = _parity(network, folder, exits, seed, progress)
@@ -94,12 +94,20 @@ def export_bundle(
     )
 
 
-def _half(batch: int) -> int:
-    return -(-batch // 2)
+def training_programs(composer: Composer, exits: Sequence[int], batch: int) -> dict[str, Program]:
+    """Return the training programs by name, those that differ only in their batch left out.
+
+    Args:
+        composer: Of the network.
+        exits: The exits.
+        batch: Samples that a training step takes at once where memory does not matter.
+    """
+    programs = {f"train/{e}": composer.train(e, _half(batch)) for e in exits}
+    return programs | {f"train/{e}/lean": composer.train(e, _half(batch), "little") for e in exits}
 
 
-def _variants(exits: Sequence[int], batch: int) -> dict[str, Variant]:
-    """Return what differs from `train/E` only in how many samples it takes at once."""
+def training_variants(exits: Sequence[int], batch: int) -> dict[str, Variant]:
+    """Return by name what differs from `train/E` only in its batch, for arguments as of `training_programs`."""
     return {
         f"train/{e}/{memory}": Variant(program=f"train/{e}", batch=size)
         for e in exits
@@ -107,8 +115,11 @@ def _variants(exits: Sequence[int], batch: int) -> dict[str, Variant]:
     }
 
 
+def _half(batch: int) -> int:
+    return -(-batch // 2)
+
+
 def _programs(composer: Composer, exits: Sequence[int], batch: int) -> dict[str, Program]:
-    """Return all programs; `lean` saves little for its backward pass, which other knobs do not compute again."""
     preprocess = Program(
         mode="preprocess",
         exit_index=None,
@@ -120,13 +131,13 @@ def _programs(composer: Composer, exits: Sequence[int], batch: int) -> dict[str,
     programs = {"preprocess": preprocess}
     programs |= {f"infer/{e}": composer.infer(e) for e in exits}
     programs |= {"anytime": composer.anytime(exits)}
-    programs |= {f"train/{e}": composer.train(e, _half(batch)) for e in exits}
-    return programs | {f"train/{e}/lean": composer.train(e, _half(batch), "little") for e in exits}
+    return programs | training_programs(composer, exits, batch)
 
 
-def _graphs(
-    network: AccumulatorNetwork, programs: dict[str, Program], progress: Progress
+def lower_graphs(
+    network: AccumulatorNetwork, programs: Mapping[str, Program], progress: Progress
 ) -> dict[str, onnx.ModelProto]:
+    """Return the graphs that programs call, by name."""
     catalog = Catalog(network)
     names = list(dict.fromkeys(call.graph for program in programs.values() for call in program.calls))
     graphs = {}

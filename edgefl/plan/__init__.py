@@ -1,0 +1,1 @@
+"""Which exit a device can afford to train, worked out from counted costs and without the device."""
