@@ -23,6 +23,7 @@ __all__ = [
     "Method",
     "Model",
     "Segment",
+    "SelfTest",
     "Tensor",
     "Variant",
     "read_manifest",
@@ -143,6 +144,20 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     batch: _Size
 
 
+class SelfTest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a device replays before it trusts itself.
+
+    Attributes:
+        file: Path inside the bundle of golden inputs and what they come to.
+        exits: The tested exits, rising; the bundle's shallowest is the first of them.
+        tolerance: Largest relative deviation that is accepted.
+    """
+
+    file: str
+    exits: Annotated[list[_Natural], msgspec.Meta(min_length=1)]
+    tolerance: Annotated[float, msgspec.Meta(gt=0, le=0.01)]
+
+
 class AdapterLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the replaceable file must look.
 
@@ -175,6 +190,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         programs: `preprocess`, `infer/E`, `anytime`, `train/E`.
         variants: `train/E/lean`, `train/E/balanced` and `train/E/fast`.
         costs: Counted cost of `infer/E`, `train/E` and each variant.
+        selftest: The golden values.
         files: Size and hash of every file but the manifest and the adapter.
     """
 
@@ -191,6 +207,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     programs: dict[str, Program]
     variants: dict[str, Variant]
     costs: dict[str, Cost]
+    selftest: SelfTest
     files: dict[str, File]
 
     def encode(self) -> bytes:
@@ -244,6 +261,7 @@ def _check(manifest: Manifest) -> None:
             raise ManifestError(f"program {name!r} has no entry in `costs`")
         _check_coverage(name, program, manifest.tensors, manifest.adapter.tensors)
     _check_variants(manifest)
+    _check_selftest(manifest)
 
 
 def _check_variants(manifest: Manifest) -> None:
@@ -253,6 +271,17 @@ def _check_variants(manifest: Manifest) -> None:
             raise ManifestError(f"variant {name!r} is of {variant.program!r}, which is no training program of its name")
         if name in manifest.programs or name not in manifest.costs:
             raise ManifestError(f"variant {name!r} is a program too, or has no entry in `costs`")
+
+
+def _check_selftest(manifest: Manifest) -> None:
+    selftest = manifest.selftest
+    if selftest.file not in manifest.files:
+        raise ManifestError(f"{selftest.file!r} is used as the self-test, its hash is not in `files`")
+    rising = selftest.exits == sorted(set(selftest.exits) & set(manifest.exits))
+    if not rising or selftest.exits[0] != manifest.exits[0]:
+        raise ManifestError(
+            f"the self-test has exits {selftest.exits}, expected some of {manifest.exits}, rising, with the first"
+        )
 
 
 def _check_path(path: str) -> None:
