@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from edgefl.bundle.program import Graph, Program, check_answers, check_program
+from edgefl.bundle.readable import readable_json
 from edgefl.errors import ManifestError, NewerBundleError, PathOutsideError
 
 __all__ = [
@@ -213,7 +214,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def encode(self) -> bytes:
         """Return the manifest as JSON, one entry a line."""
         fields = json.loads(msgspec.json.encode(self))
-        return ("{\n" + ",\n".join(_line(key, value) for key, value in fields.items()) + "\n}\n").encode()
+        return readable_json(fields).encode()
 
 
 def read_manifest(text: bytes) -> Manifest:
@@ -312,27 +313,3 @@ def _check_coverage(name: str, program: Program, tensors: Mapping[str, Tensor], 
             part.shape(tuple(tensors[part.name].shape))
     except ValueError as error:
         raise ManifestError(f"program {name!r}: {error}") from error
-
-
-def _line(key: str, value: object) -> str:
-    """Spread mappings over lines two levels deep, and programs three, so that a person can read them."""
-    return f'"{key}": ' + _spread(value, depth=4 if key == "programs" else 1, indent=" ")
-
-
-def _spread(value: object, depth: int, indent: str) -> str:
-    if (
-        depth == 0
-        or not isinstance(value, dict | list)
-        or not value
-        or not any(isinstance(v, dict | list) for v in _values(value))
-    ):
-        return json.dumps(value, ensure_ascii=False)
-    inner = indent + " "
-    if isinstance(value, dict):
-        rows = [f"{inner}{json.dumps(k)}: {_spread(v, depth - 1, inner)}" for k, v in value.items()]
-        return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
-    return "[\n" + ",\n".join(inner + _spread(v, depth - 1, inner) for v in value) + f"\n{indent}]"
-
-
-def _values(value: dict[str, object] | list[object]) -> list[object]:
-    return list(value.values()) if isinstance(value, dict) else value
