@@ -15,9 +15,11 @@
     │       ├── PathOutsideError     a path that leaves the bundle's folder
     │       ├── AdapterLayoutError   an adapter of another bundle or another shape
     │       ├── AdapterValueError    an adapter with NaN or infinite values
-    │       └── UnknownProgramError  a program this bundle does not have
+    │       ├── UnknownProgramError  a program this bundle does not have
+    │       └── SelfTestFileError    golden values that do not fit the bundle
     ├── RefusedError (4)             a gate said no
     │   ├── ParityError              an exported graph does not compute what torch computes
+    │   ├── SelfTestError            this device does not compute what the exporter computed
     │   └── InstructionError         a server's instruction this device will not follow
     ├── UnreachableError (5)         nobody answers at that address
     ├── MissingExtraError (6)        an optional package is not installed
@@ -100,6 +102,10 @@ class UnknownProgramError(BundleError):
     """A program this bundle does not have."""
 
 
+class SelfTestFileError(BundleError):
+    """Golden values that do not fit the bundle."""
+
+
 class RefusedError(EdgeFLError):
     """A gate said no."""
 
@@ -108,6 +114,10 @@ class RefusedError(EdgeFLError):
 
 class ParityError(RefusedError):
     """An exported graph does not compute what torch computes."""
+
+
+class SelfTestError(RefusedError):
+    """This device does not compute what the exporter computed."""
 
 
 class InstructionError(RefusedError):

@@ -39,7 +39,7 @@ def test_every_record_a_command_writes_is_listed() -> None:
 
 
 def test_the_golden_bundle_has_the_files_the_specification_names() -> None:
-    named = {"manifest.json", "backbone.safetensors", "adapter.safetensors", "exit_00.onnx"}
+    named = {"manifest.json", "backbone.safetensors", "adapter.safetensors", "selftest.safetensors", "exit_00.onnx"}
 
     assert named <= {path.name for path in GOLDEN.iterdir()}
     assert all(f"`{name}`" in FORMAT for name in named)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from edgefl.bundle.adapter import Adapter, FloatArray, encode_adapter
-from edgefl.bundle.manifest import AdapterLayout, Manifest, Method, Model, Tensor
-from edgefl.core.tensors import TensorFile
+from edgefl.bundle.manifest import AdapterLayout, File, Manifest, Method, Model, SelfTest, Tensor
+from edgefl.core.tensors import TensorFile, encode_tensors
 
 EXITS = [0, 2, 5, 8, 11]
 BLOCKS = 12
@@ -46,6 +46,8 @@ def write_toy_bundle(folder: Path, seed: int = 0) -> Path:
     path = folder / "adapter.safetensors"
     path.write_bytes(b"".join(encode_adapter(adapter)))
     file = TensorFile(path)
+    nothing = b"".join(encode_tensors({}))
+    (folder / "selftest.safetensors").write_bytes(nothing)
     manifest = Manifest(
         schema="edgefl.bundle/1",
         bundle_id=bundle_id,
@@ -66,7 +68,8 @@ def write_toy_bundle(folder: Path, seed: int = 0) -> Path:
         programs={},
         variants={},
         costs={},
-        files={},
+        selftest=SelfTest(file="selftest.safetensors", exits=EXITS[:1], tolerance=1e-4),
+        files={"selftest.safetensors": File(size=len(nothing), sha256=hashlib.sha256(nothing).hexdigest())},
     )  # fmt: skip
     (folder / "manifest.json").write_bytes(manifest.encode())
     return folder

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from edgefl.bundle.program import Graph, Program, check_answers, check_program
+from edgefl.bundle.readable import readable_json
 from edgefl.errors import ManifestError, NewerBundleError, PathOutsideError
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Method",
     "Model",
     "Segment",
+    "SelfTest",
     "Tensor",
     "Variant",
     "read_manifest",
@@ -143,6 +145,20 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     batch: _Size
 
 
+class SelfTest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a device replays before it trusts itself.
+
+    Attributes:
+        file: Path inside the bundle of golden inputs and what they come to.
+        exits: The tested exits, rising; the bundle's shallowest is the first of them.
+        tolerance: Largest relative deviation that is accepted.
+    """
+
+    file: str
+    exits: Annotated[list[_Natural], msgspec.Meta(min_length=1)]
+    tolerance: Annotated[float, msgspec.Meta(gt=0, le=0.01)]
+
+
 class AdapterLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the replaceable file must look.
 
@@ -175,6 +191,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         programs: `preprocess`, `infer/E`, `anytime`, `train/E`.
         variants: `train/E/lean`, `train/E/balanced` and `train/E/fast`.
         costs: Counted cost of `infer/E`, `train/E` and each variant.
+        selftest: The golden values.
         files: Size and hash of every file but the manifest and the adapter.
     """
 
@@ -191,12 +208,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     programs: dict[str, Program]
     variants: dict[str, Variant]
     costs: dict[str, Cost]
+    selftest: SelfTest
     files: dict[str, File]
 
     def encode(self) -> bytes:
         """Return the manifest as JSON, one entry a line."""
         fields = json.loads(msgspec.json.encode(self))
-        return ("{\n" + ",\n".join(_line(key, value) for key, value in fields.items()) + "\n}\n").encode()
+        return readable_json(fields).encode()
 
 
 def read_manifest(text: bytes) -> Manifest:
@@ -244,6 +262,7 @@ def _check(manifest: Manifest) -> None:
             raise ManifestError(f"program {name!r} has no entry in `costs`")
         _check_coverage(name, program, manifest.tensors, manifest.adapter.tensors)
     _check_variants(manifest)
+    _check_selftest(manifest)
 
 
 def _check_variants(manifest: Manifest) -> None:
@@ -253,6 +272,17 @@ def _check_variants(manifest: Manifest) -> None:
             raise ManifestError(f"variant {name!r} is of {variant.program!r}, which is no training program of its name")
         if name in manifest.programs or name not in manifest.costs:
             raise ManifestError(f"variant {name!r} is a program too, or has no entry in `costs`")
+
+
+def _check_selftest(manifest: Manifest) -> None:
+    selftest = manifest.selftest
+    if selftest.file not in manifest.files:
+        raise ManifestError(f"{selftest.file!r} is used as the self-test, its hash is not in `files`")
+    rising = selftest.exits == sorted(set(selftest.exits) & set(manifest.exits))
+    if not rising or selftest.exits[0] != manifest.exits[0]:
+        raise ManifestError(
+            f"the self-test has exits {selftest.exits}, expected some of {manifest.exits}, rising, with the first"
+        )
 
 
 def _check_path(path: str) -> None:
@@ -283,27 +313,3 @@ def _check_coverage(name: str, program: Program, tensors: Mapping[str, Tensor], 
             part.shape(tuple(tensors[part.name].shape))
     except ValueError as error:
         raise ManifestError(f"program {name!r}: {error}") from error
-
-
-def _line(key: str, value: object) -> str:
-    """Spread mappings over lines two levels deep, and programs three, so that a person can read them."""
-    return f'"{key}": ' + _spread(value, depth=4 if key == "programs" else 1, indent=" ")
-
-
-def _spread(value: object, depth: int, indent: str) -> str:
-    if (
-        depth == 0
-        or not isinstance(value, dict | list)
-        or not value
-        or not any(isinstance(v, dict | list) for v in _values(value))
-    ):
-        return json.dumps(value, ensure_ascii=False)
-    inner = indent + " "
-    if isinstance(value, dict):
-        rows = [f"{inner}{json.dumps(k)}: {_spread(v, depth - 1, inner)}" for k, v in value.items()]
-        return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
-    return "[\n" + ",\n".join(inner + _spread(v, depth - 1, inner) for v in value) + f"\n{indent}]"
-
-
-def _values(value: dict[str, object] | list[object]) -> list[object]:
-    return list(value.values()) if isinstance(value, dict) else value

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgefl.client.session import Session
     from edgefl.core.report import Report
     from edgefl.fleet.transport import Transport
+    from edgefl.runtime.model import Model
 
 __all__ = ["client"]
 
@@ -57,7 +58,11 @@ def run(
     wait: bool,
     json_path: str | None,
 ) -> None:
-    """Join the federation at a server and take part until this process is stopped (SIGTERM or ctrl-C)."""
+    """Join the federation at a server and take part until this process is stopped (SIGTERM or ctrl-C).
+
+    Before it joins, the client replays the bundle's golden values at the exits it trains (see `edgefl selftest`); a
+    device that computes something else ends with 4.
+    """
     from edgefl.client.service import serve
     from edgefl.client.session import Session
     from edgefl.core.exits import check_exits
@@ -74,6 +79,7 @@ def run(
     deepest = model.exits[-1] if deepest_exit is None else deepest_exit
     check_exits((deepest,), model.exits, f"bundle {folder.name}")
     local = open_samples(samples, model.bundle.manifest.model.classes)
+    _check_device(model, deepest)
     stop = _stop_on_signals()
     session = Session(model, local, deepest, stop=stop)
     with locked_folder(state.expanduser(), "client") as own:
@@ -90,6 +96,19 @@ def run(
     if json_path:
         settings = {"server": url, "bundle": model.bundle.manifest.bundle_id, "samples": samples, "memory": memory}
         _report(session, transport, settings).write(json_path)
+
+
+def _check_device(model: Model, deepest_exit: int) -> None:
+    """Replay the golden values that this device can afford, and refuse to join with wrong arithmetic."""
+    from edgefl.core.exits import format_exits
+    from edgefl.selftest.replay import affordable_programs, replay
+
+    found = replay(model, affordable_programs(model, deepest_exit))
+    found.check()
+    exits = format_exits(tuple({deviation.exit_index for deviation in found.deviations}))
+    click.echo(
+        f"self-test passed at exit {exits}: within {found.largest:.0e} of the exporter, {found.seconds:.1f} s", err=True
+    )
 
 
 def _stop_on_signals() -> threading.Event:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgefl.core.tensor_slice import TensorSlice, merge_slices
+from edgefl.errors import ManifestError
 from edgefl.runtime.weights import FloatArray
 
 __all__ = ["Gradients"]
@@ -39,9 +40,16 @@ class Gradients:
         Args:
             key: `name` or `name[start:stop]`.
             value: Of that part's shape.
+
+        Raises:
+            ManifestError: If it is of another shape.
         """
         part = TensorSlice.parse(key)
         view = self.arrays[part.name][part.index]
+        if value.shape != view.shape:
+            raise ManifestError(
+                f"the gradient of {key!r} has shape {value.shape}, expected {view.shape}; export the bundle again"
+            )
         np.add(view, value, out=view)
         self._reached[part] = None
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgefl.bundle import Adapter, Bundle
 from edgefl.core.exits import check_exits
-from edgefl.errors import SamplesError
+from edgefl.errors import ManifestError, SamplesError
 from edgefl.runtime.gradients import Gradients
 from edgefl.runtime.interpreter import Interpreter
 from edgefl.runtime.weights import FloatArray, Weights
@@ -206,6 +206,7 @@ class Model:
             ExitsError: If the bundle does not have the exit.
             UnknownProgramError: If it does not have the memory knob.
             SamplesError: If samples, labels and weights do not fit each other or the model.
+            ManifestError: If a graph's answer has another shape than what it belongs to.
         """
         self._check_exit(exit_index)
         name = f"train/{exit_index}/{self.memory}" if self.memory else f"train/{exit_index}"
@@ -264,7 +265,7 @@ class Model:
             }
             for key, value in self._interpreter.run(name, given):
                 if key == "loss":
-                    loss += float(value)
+                    loss += _scalar(name, value)
                 else:
                     gradients.add(key, value)
         return loss
@@ -286,6 +287,12 @@ def _pieces(count: int, largest: int, *, even: bool) -> Iterator[slice]:
     size = -(-count // -(-count // largest)) if even else largest
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
+
+
+def _scalar(name: str, loss: Array) -> float:
+    if loss.shape:
+        raise ManifestError(f"program {name}: the loss has shape {loss.shape}, expected one number; export it again")
+    return float(loss)
 
 
 def _padded(array: Array, size: int) -> Array:

@@ -1,4 +1,4 @@
-"""Write the files of a bundle: weights once, graphs, stand-alone exits, adapter, manifest (edgefl/bundle/FORMAT.md)."""
+"""Write the files of a bundle: weights, graphs, stand-alone exits, self-test, manifest (edgefl/bundle/FORMAT.md)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ import numpy as np
 import onnx
 
 from edgefl.bundle.adapter import Adapter, encode_adapter
-from edgefl.bundle.manifest import AdapterLayout, Cost, File, Manifest, Method, Model, Segment, Tensor, Variant
+from edgefl.bundle.manifest import (
+    AdapterLayout,
+    Cost,
+    File,
+    Manifest,
+    Method,
+    Model,
+    Segment,
+    SelfTest,
+    Tensor,
+    Variant,
+)
 from edgefl.bundle.program import Graph, Program
 from edgefl.core.tensor_slice import TensorSlice
 from edgefl.core.tensors import TensorFile, aligned_order, encode_tensors
@@ -21,11 +32,13 @@ from edgefl_export.costs import Counter
 from edgefl_export.graphs.block import TRANSPOSED
 from edgefl_export.graphs.stand_alone import External, attach, inline
 from edgefl_export.model.network import AccumulatorNetwork
+from edgefl_export.selftest import SELFTEST_TOLERANCE, golden_values, tested_exits
 
 __all__ = ["BundleParts", "write_bundle"]
 
 _BACKBONE = "backbone.safetensors"
 _ADAPTER = "adapter.safetensors"
+_SELFTEST = "selftest.safetensors"
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -56,6 +69,9 @@ def write_bundle(folder: Path, parts: BundleParts) -> Manifest:
     bundle_id = _bundle_id(parts.network, frozen, adapter)
     initial = Adapter(bundle_id=bundle_id, version=0, round=0, tensors=adapter)
     _write(folder / _ADAPTER, encode_adapter(initial))
+    shapes = {name: array.shape for name, array in adapter.items()}
+    selftest = SelfTest(file=_SELFTEST, exits=tested_exits(parts.exits), tolerance=SELFTEST_TOLERANCE)
+    _write(folder / _SELFTEST, encode_tensors(golden_values(parts.network, selftest.exits, shapes)))
     tensors = _tensor_table(folder)
     stand_alone = {str(e): f"exit_{e:02d}.onnx" for e in parts.exits}
     for program in parts.programs.values():
@@ -80,7 +96,8 @@ def write_bundle(folder: Path, parts: BundleParts) -> Manifest:
         stand_alone=stand_alone,
         programs=dict(parts.programs),
         variants=dict(parts.variants),
-        costs=_costs(parts, tensors, {name: array.shape for name, array in adapter.items()}),
+        costs=_costs(parts, tensors, shapes),
+        selftest=selftest,
         files=_file_table(folder),
     )
     _write(folder / "manifest.json", [manifest.encode()])

@@ -25,7 +25,7 @@ from edgefl_export.graphs.spec import GraphSpec
 from edgefl_export.model.network import AccumulatorNetwork
 from edgefl_export.parity import Parity, check_parity, measure_parity, trained_adapter
 
-__all__ = ["ExportResult", "Progress", "export_bundle", "knob_batches", "lower_graphs", "training_variants"]
+__all__ = ["ExportResult", "Progress", "export_bundle", "lower_graphs", "training_programs", "training_variants"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done and how many there are."""

@@ -16,7 +16,7 @@ from edgefl.errors import ParityError
 from edgefl.runtime.model import Model
 from edgefl_export.model.network import AccumulatorNetwork
 
-__all__ = ["TOLERANCE", "Parity", "check_parity", "measure_parity", "trained_adapter"]
+__all__ = ["TOLERANCE", "Parity", "check_parity", "in_float64", "measure_parity", "trained_adapter"]
 
 TOLERANCE = 1e-4
 """Largest relative difference that is accepted; a norm below 1e-3 counts as 1e-3."""
@@ -56,7 +56,7 @@ def measure_parity(
         seed: Of the samples, labels and weights.
         batch: Number of samples.
     """
-    reference = _in_float64(network, adapter)
+    reference = in_float64(network, adapter)
     backbone = network.backbone
     random = np.random.default_rng(seed)
     shape = (batch, backbone.channels, backbone.image_size, backbone.image_size)
@@ -108,7 +108,8 @@ def trained_adapter(network: AccumulatorNetwork, seed: int, steps: int = 20) -> 
     return {name: parameter.detach().numpy() for name, parameter in parameters.items()}
 
 
-def _in_float64(network: AccumulatorNetwork, adapter: Arrays) -> AccumulatorNetwork:
+def in_float64(network: AccumulatorNetwork, adapter: Arrays) -> AccumulatorNetwork:
+    """Return a copy of the network in float64, with other trainable tensors."""
     reference = copy.deepcopy(network).double()
     with torch.no_grad():
         for name, parameter in reference.adapter().items():

@@ -74,7 +74,7 @@ def test_a_training_program_covers_what_its_exit_reaches(exit_index: int) -> Non
     }
 
 
-def test_a_manifest_of_nothing_but_an_adapter_is_a_manifest() -> None:
+def test_a_manifest_of_nothing_but_an_adapter_and_a_self_test_is_a_manifest() -> None:
     fields = json.loads(TEXT)
     fields |= {
         "graphs": {},
@@ -82,7 +82,7 @@ def test_a_manifest_of_nothing_but_an_adapter_is_a_manifest() -> None:
         "programs": {},
         "variants": {},
         "costs": {},
-        "files": {},
+        "files": {"selftest.safetensors": fields["files"]["selftest.safetensors"]},
         "segments": [],
     }
     fields["tensors"] = {name: fields["tensors"][name] for name in fields["adapter"]["tensors"]}

@@ -20,6 +20,7 @@ from tests.client.serving import BUNDLE_ID, train_content
 from tests.fleet.http_server import HttpServer
 from tests.fleet.loopback_fleet import LoopbackFleet
 from tests.golden_bundle import CLASSES, GOLDEN
+from tests.selftest.tampered import with_golden_values
 from tests.waiting import wait_until
 
 NOBODY = "http://127.0.0.1:9"
@@ -88,6 +89,25 @@ def test_an_exit_the_bundle_does_not_have_ends_with_3(samples: Path) -> None:
     said = refusal(command(samples, NOBODY, "--deepest-exit", "3"), exit_code=3)
 
     assert said == "edgefl: exit 3 does not exist: bundle bundle has the exits 0-2"
+
+
+def test_a_device_that_computes_something_else_ends_with_4_before_the_server_is_asked(
+    samples: Path, tmp_path: Path
+) -> None:
+    # Only what the deepest exit comes to is wrong: a client that trains no deeper than exit 1 never asks for it.
+    bundle = with_golden_values(tmp_path, lambda arrays: arrays["logits_02"].__imul__(2))
+    fleet = LoopbackFleet()
+    with HttpServer(fleet.decide) as server:
+        said = refusal(command(samples, server.url, bundle=bundle), exit_code=4)
+        assert not server.asked
+
+        assert "does not compute what the exporter computed: exit 2 logits 5.0e-01 (infer/2)" in said
+        assert not (samples.parent / "state").exists()
+        with running(command(samples, server.url, "--deepest-exit", "1", bundle=bundle)) as process:
+            wait_until(lambda: bool(fleet.online), 60, "the client joins")
+            process.terminate()
+            _, err = process.communicate(timeout=60)
+    assert "self-test passed at exit 0-1: within " in err
 
 
 @pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1:1", "http://"])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 
 from edgefl.core.tensor_slice import TensorSlice
+from edgefl.errors import ManifestError
 from edgefl.runtime.gradients import Gradients
 
 ADAPTER = {"w": np.ones((4, 2), np.float32), "b": np.ones(3, np.float32)}
@@ -26,6 +28,11 @@ def test_parts_add_up_where_they_overlap() -> None:
     assert gradients.arrays["w"][:, 0].tolist() == [11, 11, 1, 0]
     assert gradients.arrays["b"].tolist() == [5, 5, 5]
     assert keys(gradients) == ["w[0:3]", "b"]
+
+
+def test_a_gradient_of_another_shape_is_refused_though_it_would_broadcast() -> None:
+    with pytest.raises(ManifestError, match=r"the gradient of 'w\[0:3\]' has shape \(1, 2\), expected \(3, 2\)"):
+        Gradients(ADAPTER).add("w[0:3]", np.ones((1, 2), np.float32))
 
 
 def test_the_norm_is_over_all_tensors() -> None:

@@ -105,6 +105,7 @@ def test_an_exit_the_bundle_does_not_have_is_never_drawn(tmp_path: Path) -> None
 
     def without_exit_1(fields: Fields) -> None:
         fields["exits"].remove(1)
+        fields["selftest"]["exits"].remove(1)
         for name in ("infer/1", "train/1", "train/1/lean"):
             del fields["programs"][name]
         del fields["programs"]["anytime"]["outputs"]["logits_01"]
