@@ -106,7 +106,7 @@ REWIRED: dict[str, tuple[Callable[[Fields], object], type[EdgeFLError], str]] = 
         "no program 'train/1'",
     ),
 }
-KNOBS = ("lean", "balanced", "fast")
+KNOBS = ("balanced", "fast")
 
 
 @pytest.mark.parametrize(("tamper", "error", "fault"), REWIRED.values(), ids=REWIRED.keys())

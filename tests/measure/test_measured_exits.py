@@ -51,7 +51,7 @@ def test_an_exit_has_memory_latency_and_counted_cost_with_units_and_labels() -> 
     cost = Bundle(GOLDEN).manifest.costs["train/1/lean"]
     for name in ("parameters", "trainable_parameters", "macs", "planned_bytes"):
         assert found[name].value == getattr(cost, name)
-    graphs = {call.graph for call in Bundle(GOLDEN).program("train/1").calls}
+    graphs = {call.graph for call in Bundle(GOLDEN).program("train/1/lean").calls}
     assert found["load_bytes"].value == 4 * cost.parameters + sum(
         (GOLDEN / f"{graph}.onnx").stat().st_size for graph in graphs
     )
@@ -120,9 +120,9 @@ def test_an_unknown_exit_is_refused_before_any_process_is_started() -> None:
 
 def test_a_knob_the_bundle_does_not_have_is_refused_before_any_process_is_started(tmp_path: Path) -> None:
     bundle = copy_golden(tmp_path)
-    change_manifest(bundle, lambda fields: fields["variants"].pop("train/2/lean"))
-    with pytest.raises(UnknownProgramError, match="no program 'train/2/lean' in"):
-        measure_exits(Bundle(bundle), [1, 2], "train", batch=1, memory="lean", repetitions=1)
+    change_manifest(bundle, lambda fields: fields["variants"].pop("train/2/fast"))
+    with pytest.raises(UnknownProgramError, match="no program 'train/2/fast' in"):
+        measure_exits(Bundle(bundle), [1, 2], "train", batch=1, memory="fast", repetitions=1)
 
 
 def test_a_knob_of_training_is_a_usage_error_in_inference(capsys: pytest.CaptureFixture[str]) -> None:
