@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -112,13 +113,19 @@ class Bundle:
         """
         part = TensorSlice.parse(key)
         tensor = self.manifest.tensors[part.name]
-        raw = self._mapped[tensor.file][tensor.offset : tensor.offset + tensor.num_bytes]
-        return np.ndarray(tuple(tensor.shape), np.float32, raw.data)[part.index]
+        mapped = self._mapped[tensor.file]
+        return np.ndarray(tuple(tensor.shape), np.float32, mapped, tensor.offset)[part.index]
+
+    def release(self) -> None:
+        """Let the kernel drop the pages of frozen tensors; they come back from their file when they are read again."""
+        if hasattr(mmap, "MADV_DONTNEED"):  # Windows has no such call
+            for mapped in self._mapped.values():
+                mapped.madvise(mmap.MADV_DONTNEED)
 
     @cached_property
-    def _mapped(self) -> dict[str, np.memmap[Any, np.dtype[np.uint8]]]:
+    def _mapped(self) -> dict[str, mmap.mmap]:
         files = {tensor.file for tensor in self.manifest.tensors.values()} - {self.manifest.adapter.file}
-        return {file: np.memmap(self.path(file), dtype=np.uint8, mode="r") for file in files}
+        return {file: _map(self.path(file)) for file in files}
 
     def _check_file(self, name: str, *, verify: bool) -> None:
         expected = self.manifest.files[name]
@@ -127,6 +134,11 @@ class Bundle:
             raise HashError(f"{path} has {path.stat().st_size} bytes, expected {expected.size}; copy the bundle again")
         if verify and _sha256(path) != expected.sha256:
             raise HashError(f"{path} is not the file that was exported: its sha256 differs; copy the bundle again")
+
+
+def _map(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _manifest_text(folder: Path) -> bytes:

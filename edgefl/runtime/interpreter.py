@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ import onnxruntime as ort
 from edgefl.bundle import Bundle
 from edgefl.bundle.program import Call, Input, Program
 from edgefl.errors import EdgeFLError, ManifestError, SamplesError
+from edgefl.runtime.buffers import Buffers
+from edgefl.runtime.output_shapes import Shape, resolve_shapes
 from edgefl.runtime.sessions import open_session, share_resources
-from edgefl.runtime.weights import Weights
+from edgefl.runtime.weights import FloatArray, Weights
 
 __all__ = ["Interpreter"]
 
@@ -27,14 +30,37 @@ class _Step:
     Attributes:
         call: The call.
         wanted: Its outputs that somebody needs: (name in the graph, name in the program).
+        handed_on: Tensors it makes only for later calls.
         freed: Tensors nobody needs after it.
         answers: Keys of the program's outputs that it adds to: (key, tensor).
     """
 
     call: Call
     wanted: tuple[tuple[str, str], ...]
+    handed_on: frozenset[str]
     freed: tuple[str, ...]
     answers: tuple[tuple[str, str], ...]
+
+
+class _Tensors:
+    """The tensors of a running program, some of them in buffers that are given back when they are freed."""
+
+    def __init__(self, inputs: Mapping[str, Array], buffers: Buffers) -> None:
+        self._buffers = buffers
+        self._buffered: dict[str, FloatArray] = {}
+        self.values = {key: ort.OrtValue.ortvalue_from_numpy(array) for key, array in inputs.items()}
+
+    def buffer(self, name: str, shape: tuple[int, ...]) -> ort.OrtValue:
+        """Return memory for a tensor that is about to be made."""
+        self._buffered[name] = buffer = self._buffers.take(shape)
+        return ort.OrtValue.ortvalue_from_numpy(buffer[: prod(shape)].reshape(shape))
+
+    def free(self, names: Iterable[str]) -> None:
+        """Forget tensors."""
+        for name in names:
+            del self.values[name]
+            if name in self._buffered:
+                self._buffers.give_back(self._buffered.pop(name))
 
 
 class Interpreter:
@@ -53,6 +79,8 @@ class Interpreter:
         self.between_calls = between_calls
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._plans: dict[str, tuple[_Step, ...]] = {}
+        self._buffers = Buffers()
+        self._shapes: dict[tuple[str, tuple[Shape | None, ...]], dict[str, Shape | None]] = {}
 
     def run(self, name: str, inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
         """Run a program.
@@ -72,34 +100,49 @@ class Interpreter:
             EdgeFLError: If a graph fails, for want of memory for instance.
         """
         program = self._bundle.program(name)
-        tensors = {
-            key: ort.OrtValue.ortvalue_from_numpy(array) for key, array in _checked(name, program, inputs).items()
-        }
-        for step in self._plan(name, program):
-            graph = self._bundle.manifest.graphs[step.call.graph]
-            feeds = {
-                input_name: tensors[tensor] if tensor in tensors else self.weights.value(tensor)
-                for input_name, tensor in zip(graph.inputs, step.call.inputs, strict=True)
-            }
-            made = self._call(step, feeds)
-            tensors.update(zip((tensor for _, tensor in step.wanted), made, strict=True))
-            del feeds, made
-            self.between_calls()
-            for key, tensor in step.answers:
-                yield key, tensors[tensor].numpy()
-            for tensor in step.freed:
-                del tensors[tensor]
-
-    def _call(self, step: _Step, feeds: Mapping[str, ort.OrtValue]) -> list[ort.OrtValue]:
-        session = self._session(step.call.graph)
+        tensors = _Tensors(_checked(name, program, inputs), self._buffers)
         try:
-            made: list[ort.OrtValue] = session.run_with_ort_values([wanted for wanted, _ in step.wanted], feeds)
+            for step in self._plan(name, program):
+                self._call(step, tensors)
+                self.between_calls()
+                for key, tensor in step.answers:
+                    yield key, tensors.values[tensor].numpy()
+                tensors.free(step.freed)
+        finally:
+            tensors.free(list(tensors.values))
+
+    def _call(self, step: _Step, tensors: _Tensors) -> None:
+        graph, values = self._bundle.manifest.graphs[step.call.graph], tensors.values
+        session = self._session(step.call.graph)
+        binding = session.io_binding()
+        for name, tensor in zip(graph.inputs, step.call.inputs, strict=True):
+            binding.bind_ortvalue_input(name, values[tensor] if tensor in values else self.weights.value(tensor))
+        given = tuple(tuple(values[t].shape()) if t in values else None for t in step.call.inputs)
+        shapes = self._output_shapes(step.call.graph, given)
+        for name, tensor in step.wanted:
+            shape = shapes[name] if tensor in step.handed_on else None
+            # For answers, which may be kept, and where a shape is not told, onnxruntime takes memory itself.
+            if shape is None:
+                binding.bind_output(name)
+            else:
+                binding.bind_ortvalue_output(name, tensors.buffer(tensor, shape))
+        try:
+            session.run_with_iobinding(binding)
         except Exception as error:  # onnxruntime raises its own unrelated classes, which it does not export
             raise EdgeFLError(
                 f"graph {step.call.graph!r} of {self._bundle.folder} failed: {error}; if memory ran out, try a "
                 "smaller batch, otherwise export the bundle again"
             ) from error
-        return made
+        values.update(zip((tensor for _, tensor in step.wanted), binding.get_outputs(), strict=True))
+
+    def _output_shapes(self, graph: str, given: tuple[Shape | None, ...]) -> dict[str, Shape | None]:
+        if (graph, given) not in self._shapes:
+            session = self._session(graph)
+            declared = {node.name: node.shape for node in session.get_outputs() if node.type == "tensor(float)"}
+            inputs = [node.shape for node in session.get_inputs()]
+            self._shapes[graph, given] = dict.fromkeys(self._bundle.manifest.graphs[graph].outputs)
+            self._shapes[graph, given] |= resolve_shapes(inputs, given, declared)
+        return self._shapes[graph, given]
 
     def _session(self, graph: str) -> ort.InferenceSession:
         if graph not in self._sessions:
@@ -133,7 +176,9 @@ def _plan(program: Program, graph_outputs: Mapping[str, list[str]]) -> tuple[_St
             continue
         touched = {tensor for _, tensor in wanted} | (set(call.inputs) & local)
         answers = tuple((key, tensor) for _, tensor in wanted for key in keys_by_tensor.get(tensor, ()))
-        steps.append(_Step(call=call, wanted=wanted, freed=tuple(touched - needed_later), answers=answers))
+        handed_on = frozenset(tensor for _, tensor in wanted if tensor not in keys_by_tensor)
+        freed = tuple(touched - needed_later)
+        steps.append(_Step(call=call, wanted=wanted, handed_on=handed_on, freed=freed, answers=answers))
         needed_later = (needed_later - set(call.outputs)) | (set(call.inputs) & local)
     return tuple(reversed(steps))
 

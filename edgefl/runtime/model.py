@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from edgefl.runtime.weights import FloatArray, Weights
 __all__ = ["Model", "Prediction", "load"]
 
 Array = np.ndarray[Any, Any]
+
+_LEAN_MAPPED_BYTES = 24_000_000
+"""Three of DeiT-S's blocks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +79,8 @@ class Model:
         bundle: The bundle.
         exits: The exits it has, rising.
         memory: The memory knob of training: `fast` takes as many samples at once as the bundle plans for, `balanced`
-            half of them, `lean` too, and saves less for the backward pass; None is `balanced`.
+            half of them, `lean` too, saving less for the backward pass and letting go of frozen weights that it has
+            read; None is `balanced`.
     """
 
     def __init__(
@@ -102,7 +107,7 @@ class Model:
         self.memory = memory
         if memory is not None:
             bundle.program(f"train/{self.exits[0]}/{memory}")
-        self._weights = Weights(bundle, adapter.tensors)
+        self._weights = Weights(bundle, adapter.tensors, _LEAN_MAPPED_BYTES if memory == "lean" else math.inf)
         self._interpreter = Interpreter(bundle, self._weights, between_calls)
 
     @property

@@ -12,7 +12,8 @@ from edgefl.runtime.threads import allowed_threads
 
 __all__ = ["open_session", "share_resources"]
 
-_SAME_AS_REQUESTED = 1
+_DOUBLING = 0
+_FIRST_REGION_BYTES = 1 << 25
 
 
 def open_session(path: Path) -> ort.InferenceSession:
@@ -49,5 +50,6 @@ def share_resources() -> None:
     """
     ort.set_global_thread_pool_sizes(allowed_threads(), 1)
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    # No limit, and grown by what is asked for: doubling it would take up to twice the memory a step needs.
-    ort.create_and_register_allocator(memory, ort.OrtArenaCfg(0, _SAME_AS_REQUESTED, -1, -1))
+    # No limit.  One large region, of which only what is used takes memory: in regions of just what is asked for, pieces
+    # that are free side by side cannot become a larger one.
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg(0, _DOUBLING, _FIRST_REGION_BYTES, -1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,14 +20,21 @@ FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 class Weights:
     """Looks up frozen tensors in the mapped file and trainable ones in the adapter.
 
+    Args:
+        bundle: The bundle.
+        adapter: The trainable tensors by name.
+        most_mapped_bytes: After so many bytes of frozen tensors have been looked up the kernel is let to drop their
+            pages; reading them again costs less time than saving as much memory in another way.
+
     Attributes:
         adapter: The trainable tensors by name.  An array written in place is seen by the next call.
     """
 
-    def __init__(self, bundle: Bundle, adapter: Mapping[str, FloatArray]) -> None:
+    def __init__(self, bundle: Bundle, adapter: Mapping[str, FloatArray], most_mapped_bytes: float = math.inf) -> None:
         self._bundle = bundle
         self._trainable = frozenset(bundle.manifest.adapter.tensors)
         self._values: dict[str, ort.OrtValue] = {}
+        self._most_mapped_bytes, self._mapped_bytes = most_mapped_bytes, 0
         self.adapter = adapter
 
     def value(self, key: str) -> ort.OrtValue:
@@ -35,11 +43,17 @@ class Weights:
         Args:
             key: `name` or `name[start:stop]`.
         """
+        trainable = key.partition("[")[0] in self._trainable
         if key not in self._values:
             part = TensorSlice.parse(key)
-            array = self.adapter[part.name][part.index] if part.name in self._trainable else self._bundle.frozen(key)
+            array = self.adapter[part.name][part.index] if trainable else self._bundle.frozen(key)
             self._values[key] = ort.OrtValue.ortvalue_from_numpy(array)
-        return self._values[key]
+        value = self._values[key]
+        self._mapped_bytes += 0 if trainable else value.tensor_size_in_bytes()
+        if self._mapped_bytes > self._most_mapped_bytes:
+            self._bundle.release()
+            self._mapped_bytes = 0
+        return value
 
     def use_adapter(self, adapter: Mapping[str, FloatArray]) -> None:
         """Read trainable tensors from other arrays from now on."""

@@ -78,3 +78,14 @@ def test_without_verification_sizes_are_still_checked(tmp_path: Path) -> None:
     os.truncate(bundle / "block.onnx", 10)
     with pytest.raises(HashError, match=f"10 bytes, expected {len(data)}"):
         Bundle(bundle, verify=False)
+
+
+def test_frozen_tensors_read_the_same_after_their_pages_are_released() -> None:
+    bundle = Bundle(GOLDEN)
+    view = bundle.frozen("blocks.1.mlp.fc1.weight")
+    before = view.copy()
+
+    bundle.release()
+
+    assert np.array_equal(view, before)
+    assert np.array_equal(bundle.frozen("blocks.1.mlp.fc1.weight"), before)

@@ -24,7 +24,8 @@ GOLDEN_GRAPHS = (
     "preprocess", "embed", "open_history", "block", "block_exit", "block_saved", "block_exit_saved", "modulate",
     "modulate_saved", "answer", "answer_vjp", "block_exit_vjp", "block_exit_vjp_adapter", "block_vjp",
     "block_saved_lean", "block_exit_saved_lean", "block_exit_vjp_lean", "block_exit_vjp_adapter_lean", "block_vjp_lean",
-    "block_vjp_adapter", "block_vjp_adapter_lean", "modulate_vjp", "close_history", "stack_2", "stack_3", "stack_4", "linear_gradient",
+    "block_vjp_adapter", "block_vjp_adapter_lean", "modulate_vjp", "close_history", "stack_2", "stack_3", "stack_4",
+    "linear_gradient",
 )  # fmt: skip
 
 

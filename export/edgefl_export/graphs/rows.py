@@ -45,7 +45,8 @@ def _linear_gradient() -> onnx.ModelProto:
 
 def _stack(parts: int) -> onnx.ModelProto:
     inputs: dict[str, list[str]] = {f"rows_{part}": [f"count_{part}", "size"] for part in range(parts)}
-    return _model([helper.make_node("Concat", list(inputs), ["rows"], axis=0)], inputs, {"rows": ["count", "size"]}, [])
+    count = " + ".join(f"count_{part}" for part in range(parts))
+    return _model([helper.make_node("Concat", list(inputs), ["rows"], axis=0)], inputs, {"rows": [count, "size"]}, [])
 
 
 def _model(
