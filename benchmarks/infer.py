@@ -69,7 +69,7 @@ def infer(
             for e in wanted:
                 progress(f"exporting exit {e} plainly, unless {cache} has it")
                 graph = cached_graph(cache, Recipe(mode="infer", setting=setting, exit_index=e))
-                sides = _sides(setting, e, threads, bundle, graph)
+                sides = inference_sides(setting, e, threads, bundle, graph)
                 progress(f"comparing logits at exit {e}")
                 check_same_answers(sides)
                 progress(f"timing exit {e}")
@@ -82,7 +82,16 @@ def infer(
         write_report(json_path, "benchmarks/infer.py", setting, settings, records)
 
 
-def _sides(setting: Setting, exit_index: int, threads: int, bundle: Bundle, graph: Path) -> dict[str, Side]:
+def inference_sides(setting: Setting, exit_index: int, threads: int, bundle: Bundle, graph: Path) -> dict[str, Side]:
+    """Return the sides that are compared at an exit, by name.
+
+    Args:
+        setting: Model and batch.
+        exit_index: The exit.
+        threads: Of each side.
+        bundle: The model's bundle.
+        graph: The plain export of the exit.
+    """
     torch = Task(kind="torch", mode="infer", setting=setting, exit_index=exit_index, threads=threads)
     edgefl = replace(torch, kind="edgefl", path=str(bundle.folder))
     stand_alone = str(bundle.path(bundle.manifest.stand_alone[str(exit_index)]))

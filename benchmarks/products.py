@@ -9,7 +9,6 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from edgefl.bundle.manifest import Model
-from edgefl_export.formats.onnx import to_model
 
 __all__ = ["Shape", "peak_macs_per_second", "product_graph", "product_name", "product_shapes"]
 
@@ -42,7 +41,9 @@ def product_graph(left: Sequence[int], right: np.ndarray[Any, np.dtype[np.float3
     a, b, c = (helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in sizes.items())
     node = helper.make_node("MatMul", ["a", "b"], ["c"])
     constants = [numpy_helper.from_array(right, "b")] if constant else []
-    model = to_model(helper.make_graph([node], "graph", [a] if constant else [a, b], [c], constants))
+    graph = helper.make_graph([node], "graph", [a] if constant else [a, b], [c], constants)
+    # The versions of edgefl's own graphs, said again because edgefl_export.formats imports torch.
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     return model.SerializeToString()
 
 
