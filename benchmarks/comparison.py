@@ -7,7 +7,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Self
 
 import click
 import numpy as np
+import psutil
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -31,6 +33,7 @@ __all__ = [
     "Side",
     "check_same_answers",
     "exported_bundle",
+    "load_record",
     "print_table",
     "ratio_records",
     "run_export",
@@ -148,8 +151,11 @@ def _relative(value: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> f
     return float(np.linalg.norm(value - reference) / (np.linalg.norm(reference) + _FLOOR))
 
 
-def take_turns(sides: Mapping[str, Side], rounds: int) -> dict[str, Measured]:
+def take_turns(sides: Mapping[str, Side], rounds: int) -> tuple[dict[str, Measured], float]:
     """Time a turn of each side in every round, all processes alive; the round's first side changes from round to round.
+
+    Returns:
+        What was measured, and how many processors other processes kept busy meanwhile.
 
     Raises:
         EdgeFLError: If a process ends early.
@@ -160,11 +166,20 @@ def take_turns(sides: Mapping[str, Side], rounds: int) -> dict[str, Measured]:
             worker.turn(timed=0, untimed=_UNTIMED_BEFORE_ALL)
         replies: dict[str, list[Reply]] = {name: [] for name in sides}
         names = list(sides)
+        started, others_before = time.monotonic(), _others_seconds(workers.values())
         for turn in range(rounds):
             first = turn % len(names)
             for name in names[first:] + names[:first]:
                 replies[name].append(workers[name].turn(timed=sides[name].timed, untimed=sides[name].untimed))
-    return {name: _measured(side, replies[name]) for name, side in sides.items()}
+        load = (_others_seconds(workers.values()) - others_before) / (time.monotonic() - started)
+    return {name: _measured(side, replies[name]) for name, side in sides.items()}, max(0.0, load)
+
+
+def _others_seconds(workers: Iterable[Worker]) -> float:
+    """Return what all processes but the sides' have had of the processors since the machine started."""
+    times = psutil.cpu_times()
+    busy = sum(times) - times.idle - getattr(times, "iowait", 0.0)
+    return float(busy) - sum(worker.processor_seconds() for worker in workers)
 
 
 def _measured(side: Side, replies: Sequence[Reply]) -> Measured:
@@ -201,6 +216,11 @@ def side_records(name: str, measured: Measured) -> list[Record]:
             name="baseline_rss", unit="byte", value=measured.baseline_rss, labels=labels, method="its imports alone"
         ),
     ]
+
+
+def load_record(exit_index: int, load: float) -> Record:
+    """Return what disturbed the sides of an exit."""
+    return Record(name="load_elsewhere", unit="1", value=load, labels={"exit": exit_index})
 
 
 def ratio_records(name: str, edgefl: Measured, other: Measured, against: str) -> list[Record]:

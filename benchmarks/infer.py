@@ -19,6 +19,7 @@ from benchmarks.comparison import (
     Side,
     check_same_answers,
     exported_bundle,
+    load_record,
     print_table,
     ratio_records,
     run_script,
@@ -38,7 +39,7 @@ PROGRAMS = ("infer", "stand-alone", "anytime")
 PEERS = ("torch", "one-graph")
 HEADINGS = (
     *("exit", "infer\nms", "stand-alone\nms", "anytime\nms", "torch\nms", "one-graph\nms", "infer /\ntorch"),
-    *("infer /\none-graph", "anytime /\nstand-alone", "infer\nMB", "torch\nMB", "one-graph\nMB"),
+    *("infer /\none-graph", "anytime /\nstand-alone", "infer\nMB", "torch\nMB", "one-graph\nMB", "load\nelsewhere"),
 )
 
 
@@ -73,7 +74,8 @@ def infer(
                 progress(f"comparing logits at exit {e}")
                 check_same_answers(sides)
                 progress(f"timing exit {e}")
-                of_exit = _records(take_turns(sides, repetitions))
+                measured, load = take_turns(sides, repetitions)
+                of_exit = [*_records(measured), load_record(e, load)]
                 rows[str(e)] = _row(of_exit)
                 records += of_exit
     print_table(f"{model}, one inference, batch {batch_size}", HEADINGS, rows, to_stderr=json_path == "-")
@@ -128,7 +130,7 @@ def _row(records: Sequence[Record]) -> list[float]:
     row += [find("infer_ms_ratio", program="infer", against=peer) for peer in PEERS]
     row += [find("infer_ms_ratio", program="anytime", against="stand-alone")]
     row += [find("peak_rss", program="infer") / 1e6]
-    return [*row, *(find("peak_rss", side=peer) / 1e6 for peer in PEERS)]
+    return [*row, *(find("peak_rss", side=peer) / 1e6 for peer in PEERS), find("load_elsewhere")]
 
 
 if __name__ == "__main__":

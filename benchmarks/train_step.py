@@ -21,6 +21,7 @@ from benchmarks.comparison import (
     Side,
     check_same_answers,
     exported_bundle,
+    load_record,
     print_table,
     ratio_records,
     run_script,
@@ -51,7 +52,7 @@ HEADINGS = (
         "fast /\ntorch",
         "fast /\none-graph",
     ),
-    *("of matmul\npeak", "fast\nMB", "lean\nMB", "torch\nMB", "one-graph\nMB"),
+    *("of matmul\npeak", "fast\nMB", "lean\nMB", "torch\nMB", "one-graph\nMB", "load\nelsewhere"),
 )
 
 
@@ -91,9 +92,9 @@ def train_step(
                 progress(f"comparing loss and gradients at exit {e}")
                 check_same_answers(sides)
                 progress(f"timing exit {e}")
-                measured = take_turns({**sides, "matmul": _matmul(setting, e, threads, shapes)}, repetitions)
+                measured, load = take_turns({**sides, "matmul": _matmul(setting, e, threads, shapes)}, repetitions)
                 macs = {knob: batch_size * manifest.costs[f"train/{e}/{knob}"].macs for knob in KNOBS}
-                of_exit = _records(measured) + _fractions(measured, macs, shapes)
+                of_exit = [*_records(measured), *_fractions(measured, macs, shapes), load_record(e, load)]
                 rows[str(e)] = _row(of_exit)
                 records += of_exit
     print_table(f"{model}, one step, batch {batch_size}", HEADINGS, rows, to_stderr=json_path == "-")
@@ -172,7 +173,7 @@ def _row(records: Sequence[Record]) -> list[float]:
     row += [find("step_ms_ratio", memory="fast", against=peer) for peer in PEERS]
     row += [find("matmul_fraction", memory="fast")]
     row += [find("peak_rss", side="edgefl", memory=knob) / 1e6 for knob in ("fast", "lean")]
-    return [*row, *(find("peak_rss", side=peer) / 1e6 for peer in PEERS)]
+    return [*row, *(find("peak_rss", side=peer) / 1e6 for peer in PEERS), find("load_elsewhere")]
 
 
 if __name__ == "__main__":

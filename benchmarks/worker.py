@@ -21,6 +21,7 @@ from typing import IO, Any, Self
 
 import msgspec
 import numpy as np
+import psutil
 
 from benchmarks.sides import IMPORTS, Task, prepare
 from edgefl.core.tensors import TensorFile, encode_tensors
@@ -109,6 +110,11 @@ class Worker:
         self._send(Request(answer=str(path)))
         self._receive()
         return TensorFile(path).arrays()
+
+    def processor_seconds(self) -> float:
+        """Return what the process has had of the processor so far."""
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
 
     def _send(self, message: Task | Request) -> None:
         try:

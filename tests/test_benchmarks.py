@@ -75,6 +75,7 @@ def test_the_training_benchmark_writes_its_records(tmp_path: Path) -> None:
     assert records["step_ms"] == records["peak_rss"] == records["baseline_rss"] == of_sides
     assert records["step_ms_ratio"] == records["peak_rss_ratio"] == of_ratios
     assert records["matmul_fraction"] == {_labels(exit=0, memory=knob) for knob in KNOBS}
+    assert records["load_elsewhere"] == {_labels(exit=0)}
     # (batch 2) x (16 patches and the CLS token) rows, width 96, FFN 192
     products = {"34x96x288", "34x96x96", "34x96x192", "34x192x96"}
     products |= {f"{product} constant" for product in products}
@@ -92,6 +93,7 @@ def test_the_inference_benchmark_writes_its_records(tmp_path: Path) -> None:
     of_ratios = {_labels(against=other, exit=0, memory="none", program=way) for way, other in pairs}
     assert records["infer_ms"] == records["peak_rss"] == records["baseline_rss"] == of_sides
     assert records["infer_ms_ratio"] == records["peak_rss_ratio"] == of_ratios
+    assert records["load_elsewhere"] == {_labels(exit=0)}
 
 
 def test_anytime_is_compared_at_the_deepest_exit_alone() -> None:
