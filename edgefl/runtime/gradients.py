@@ -71,6 +71,8 @@ class Gradients:
         """Start the next step."""
         for part in self.coverage:
             view = self.arrays[part.name][part.index]
-            # Not a product with 0, which would keep what is not finite.
-            view[...] = view * self._momentum if self._momentum else 0.0
+            if self._momentum:
+                np.multiply(view, self._momentum, out=view)
+            else:  # not a product with 0, which would keep what is not finite
+                view[...] = 0.0
         self._reached.clear()

@@ -102,8 +102,8 @@ def _macs(node: onnx.NodeProto, values: Mapping[str, _Value]) -> int:
 def _working_bytes(graph: onnx.GraphProto, values: Mapping[str, _Value]) -> int:
     """Return the largest sum of tensors alive at once, freed as onnxruntime frees them.
 
-    A view takes no memory; an elementwise operator writes over an input of its size that nobody reads any more; a
-    transposed operand of a matrix product is never made.
+    A view takes no memory; a few operators write over an input of its size that nobody reads any more; a transposed
+    operand of a matrix product is never made.
     """
     owner = _owners(graph)
     answers = {owner.get(value.name, value.name) for value in graph.output}

@@ -17,11 +17,8 @@ from edgefl.runtime.model import Model
 from edgefl_export.bundle import BundleParts, write_bundle
 from edgefl_export.compose import Composer
 from edgefl_export.folder import new_folder
-from edgefl_export.formats.onnx import lower
 from edgefl_export.graphs.catalog import Catalog
-from edgefl_export.graphs.preprocess import preprocess_graph
-from edgefl_export.graphs.rows import rows_graph
-from edgefl_export.graphs.spec import GraphSpec
+from edgefl_export.lowering import Lowering
 from edgefl_export.model.network import AccumulatorNetwork
 from edgefl_export.parity import Parity, check_parity, measure_parity, trained_adapter
 
@@ -138,20 +135,13 @@ def lower_graphs(
     network: AccumulatorNetwork, programs: Mapping[str, Program], progress: Progress
 ) -> dict[str, onnx.ModelProto]:
     """Return the graphs that programs call, by name."""
-    catalog = Catalog(network)
+    lowering = Lowering(Catalog(network))
     names = list(dict.fromkeys(call.graph for program in programs.values() for call in program.calls))
     graphs = {}
     for done, name in enumerate(names):
         progress(f"graph {name}", done, len(names))
-        if name == "preprocess":
-            graphs[name] = preprocess_graph(network.backbone.preprocessing)
-        else:
-            graphs[name] = rows_graph(name) or _lowered(catalog.spec(name))
+        graphs[name] = lowering.graph(name)
     return graphs
-
-
-def _lowered(spec: GraphSpec) -> onnx.ModelProto:
-    return lower(spec.module, spec.example, spec.inputs, spec.outputs, spec.axes)
 
 
 def _parity(
@@ -162,15 +152,20 @@ def _parity(
     model = Model(bundle, bundle.adapter())
     worst: dict[int, Parity] = {}
     adapters = [{name: np.array(array) for name, array in model.adapter.items()}, trained_adapter(network, seed)]
-    for done, (adapter, exit_index) in enumerate((a, e) for a in adapters for e in exits):
-        progress(f"parity at exit {exit_index}", done, len(adapters) * len(exits))
-        (found,) = measure_parity(network, model, adapter, [exit_index], seed)
-        check_parity([found])
-        known = worst.get(exit_index, found)
-        worst[exit_index] = Parity(
-            exit_index=exit_index,
-            logits=max(found.logits, known.logits),
-            gradient=max(found.gradient, known.gradient),
-            tensor=(found if found.gradient >= known.gradient else known).tensor,
-        )
+    for number, adapter in enumerate(adapters):
+        found = measure_parity(network, model, adapter, exits, seed)
+        for place, exit_index in enumerate(exits):
+            progress(f"parity at exit {exit_index}", number * len(exits) + place, len(adapters) * len(exits))
+            parity = next(found)
+            check_parity([parity])
+            worst[exit_index] = _worse(parity, worst.get(exit_index, parity))
     return tuple(worst.values())
+
+
+def _worse(one: Parity, other: Parity) -> Parity:
+    return Parity(
+        exit_index=one.exit_index,
+        logits=max(one.logits, other.logits),
+        gradient=max(one.gradient, other.gradient),
+        tensor=(one if one.gradient >= other.gradient else other).tensor,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ class Parity:
         exit_index: The exit.
         logits: ||l - l64|| / (||l64|| + 1e-3), over the batch.
         gradient: The same of the worst adapter tensor's gradient.
-        tensor: That tensor's name.
+        tensor: That tensor's name, and the program.
     """
 
     exit_index: int
@@ -44,9 +44,9 @@ class Parity:
 
 
 def measure_parity(
-    network: AccumulatorNetwork, model: Model, adapter: Arrays, exits: Iterable[int], seed: int, batch: int = 3
-) -> list[Parity]:
-    """Compare logits and gradients on random samples.
+    network: AccumulatorNetwork, model: Model, adapter: Arrays, exits: Sequence[int], seed: int, batch: int = 2
+) -> Iterator[Parity]:
+    """Compare logits, and gradients of all training programs, on random samples.
 
     Args:
         network: The torch model the bundle was made from.
@@ -55,6 +55,9 @@ def measure_parity(
         exits: The exits to compare.
         seed: Of the samples, labels and weights.
         batch: Number of samples.
+
+    Yields:
+        What was found at each exit.
     """
     reference = in_float64(network, adapter)
     backbone = network.backbone
@@ -63,10 +66,13 @@ def measure_parity(
     samples = random.standard_normal(shape).astype(np.float32)
     labels = random.integers(0, network.config.classes, batch)
     weights = random.dirichlet(np.ones(batch)).astype(np.float32)
+    inputs: Arrays = {"samples": samples, "labels": labels, "weights": weights}
+    logits = reference.anytime(torch.from_numpy(samples).double(), set(exits))
     own = model.adapter
     model.use_adapter({name: np.ascontiguousarray(array, np.float32) for name, array in adapter.items()})
     try:
-        return [_at_exit(reference, model, e, samples, labels, weights) for e in exits]
+        for e in exits:
+            yield _at_exit(logits[e], reference, model, e, inputs)
     finally:
         model.use_adapter(own)
 
@@ -98,10 +104,10 @@ def trained_adapter(network: AccumulatorNetwork, seed: int, steps: int = 20) -> 
     backbone, parameters = student.backbone, student.adapter()
     optimizer = torch.optim.AdamW(parameters.values(), lr=1e-3)
     generator = torch.Generator().manual_seed(seed)
-    shape = (4, backbone.channels, backbone.image_size, backbone.image_size)
+    shape = (2, backbone.channels, backbone.image_size, backbone.image_size)
     for step in range(steps):
         samples = torch.randn(shape, generator=generator)
-        labels = torch.randint(network.config.classes, (4,), generator=generator)
+        labels = torch.randint(network.config.classes, (2,), generator=generator)
         optimizer.zero_grad()
         F.cross_entropy(student(samples, step % network.config.blocks), labels).backward()
         optimizer.step()
@@ -118,25 +124,32 @@ def in_float64(network: AccumulatorNetwork, adapter: Arrays) -> AccumulatorNetwo
 
 
 def _at_exit(
-    reference: AccumulatorNetwork, model: Model, exit_index: int, samples: Any, labels: Any, weights: Any
+    logits64: torch.Tensor, reference: AccumulatorNetwork, model: Model, exit_index: int, inputs: Arrays
 ) -> Parity:
     parameters = reference.adapter()
-    logits64 = reference(torch.from_numpy(samples).double(), exit_index)
-    losses = F.cross_entropy(logits64, torch.from_numpy(labels), reduction="none")
-    loss64 = (losses * torch.from_numpy(weights).double()).sum()
-    found = torch.autograd.grad(loss64, list(parameters.values()), allow_unused=True)
-    (prediction,) = model.infer(samples, exit_index)
-    _, gradients = model.train_step(samples, labels, exit_index, weights)
-    differences = {
-        name: _relative(gradients[name], np.zeros(parameter.shape) if g64 is None else g64.numpy())
+    losses = F.cross_entropy(logits64, torch.from_numpy(inputs["labels"]), reduction="none")
+    loss64 = (losses * torch.from_numpy(inputs["weights"]).double()).sum()
+    # The exits share one forward pass.
+    found = torch.autograd.grad(loss64, list(parameters.values()), allow_unused=True, retain_graph=True)
+    expected = {
+        name: np.zeros(parameter.shape) if g64 is None else g64.numpy()
         for (name, parameter), g64 in zip(parameters.items(), found, strict=True)
     }
-    worst = max(differences, key=lambda name: differences[name])
+    (prediction,) = model.infer(inputs["samples"], exit_index)
+    programs = model.bundle.manifest.programs.items()
+    differences = {
+        (name, tensor): _relative(gradients[tensor], expected[tensor])
+        for name, program in programs
+        if program.mode == "train" and program.exit_index == exit_index
+        for gradients in [model.run(name, inputs)]
+        for tensor in expected
+    }
+    worst = max(differences, key=lambda place: differences[place])
     return Parity(
         exit_index=exit_index,
         logits=_relative(prediction.logits, logits64.detach().numpy()),
         gradient=differences[worst],
-        tensor=worst,
+        tensor=f"{worst[1]} in {worst[0]}",
     )
 
 

@@ -10,7 +10,9 @@ import pytest
 from edgefl.bundle import Bundle
 from edgefl.runtime.model import Model
 from edgefl_export.exporter import ExportResult
-from tests.export.networks import embedded_network, lowered
+from edgefl_export.graphs.catalog import Catalog
+from edgefl_export.lowering import Lowering
+from tests.export.networks import embedded_network
 from tests.golden.make_bundle import export_golden
 
 
@@ -38,6 +40,7 @@ def golden_model(golden_export: ExportResult) -> Model:
 @pytest.fixture(scope="session")
 def embedded_graphs() -> Mapping[str, onnx.ModelProto]:
     """The graphs that inference with the embedded backbone calls, by name."""
-    network = embedded_network()
-    names = ("embed", "open_history", "block", "block_exit", "modulate", "answer")
-    return {name: lowered(network, name) for name in names}
+    lowering = Lowering(Catalog(embedded_network()))
+    return {
+        name: lowering.graph(name) for name in ("embed", "open_history", "block", "block_exit", "modulate", "answer")
+    }

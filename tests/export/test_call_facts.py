@@ -40,15 +40,23 @@ def test_a_transposed_operand_of_a_product_is_never_made() -> None:
 def test_a_transposed_matrix_that_is_read_otherwise_is_made() -> None:
     nodes = [("Transpose", ["w"], "t"), ("MatMul", ["a", "t"], "y"), ("Exp", ["t"], "z")]
     facts = read_facts(graph(nodes, ["a", "w"], ["y", "z"]), {"a": (6, 8), "w": (2, 8)})
-    # The transposed one, the product, and an exponential that is written over the transposed one.
-    assert facts.working_bytes == 4 * 2 * 8 + NARROW
+    # The transposed one, the product and the exponential.
+    assert facts.working_bytes == 2 * 4 * 2 * 8 + NARROW
 
 
-def test_elementwise_operators_write_over_what_nobody_reads_any_more_but_never_over_an_input() -> None:
-    nodes = [("Exp", ["a"], "b"), ("Erf", ["b"], "c"), ("Mul", ["c", "a"], "d")]
-    assert read_facts(graph(nodes, ["a"], ["d"]), {"a": (6, 8)}).working_bytes == WIDE
+def test_a_softmax_is_written_over_what_nobody_reads_any_more_but_never_over_an_input() -> None:
+    nodes = [("Exp", ["a"], "b"), ("Softmax", ["b"], "c"), ("MatMul", ["c", "w"], "d")]
+    model = graph(nodes, ["a", "w"], ["d"])
+    assert read_facts(model, {"a": (6, 8), "w": (8, 2)}).working_bytes == WIDE + NARROW
     # Here b is read once more.
-    nodes = [("Exp", ["a"], "b"), ("Erf", ["b"], "c"), ("Mul", ["c", "b"], "d")]
+    nodes = [("Exp", ["a"], "b"), ("Softmax", ["b"], "c"), ("Mul", ["c", "b"], "d")]
+    assert read_facts(graph(nodes, ["a"], ["d"]), {"a": (6, 8)}).working_bytes == 3 * WIDE
+    assert read_facts(graph([("Softmax", ["a"], "b")], ["a"], ["b"]), {"a": (6, 8)}).working_bytes == WIDE
+
+
+def test_other_elementwise_operators_have_memory_of_their_own() -> None:
+    nodes = [("Exp", ["a"], "b"), ("Erf", ["b"], "c"), ("Mul", ["c", "a"], "d")]
+    # c beside b, then beside d.
     assert read_facts(graph(nodes, ["a"], ["d"]), {"a": (6, 8)}).working_bytes == 2 * WIDE
 
 

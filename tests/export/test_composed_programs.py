@@ -105,10 +105,11 @@ def test_nothing_is_made_that_no_one_reads(composer: Composer) -> None:
 def interface(catalog: Catalog, name: str) -> Graph:
     written = rows_graph(name)
     if written is None:
-        spec = catalog.spec(name)
-        return Graph(file=f"{name}.onnx", inputs=list(spec.inputs), outputs=list(spec.outputs))
-    inputs, outputs = ([value.name for value in values] for values in (written.graph.input, written.graph.output))
-    return Graph(file=f"{name}.onnx", inputs=inputs, outputs=outputs)
+        whole, outputs = catalog.part_of(name) or (name, None)
+        spec = catalog.spec(whole)
+        return Graph(file=f"{name}.onnx", inputs=list(spec.inputs), outputs=list(outputs or spec.outputs))
+    inputs, made = ([value.name for value in values] for values in (written.graph.input, written.graph.output))
+    return Graph(file=f"{name}.onnx", inputs=inputs, outputs=made)
 
 
 @pytest.mark.parametrize("composer", [PLAIN, PARALLEL])

@@ -97,7 +97,7 @@ def test_a_trained_adapter_has_no_tensor_left_at_zero() -> None:
 
 def test_measuring_parity_puts_the_bundles_own_adapter_back(golden_model: Model) -> None:
     own = dict(golden_model.adapter)
-    measure_parity(golden_network(), golden_model, trained_adapter(golden_network(), seed=1), [0], seed=0)
+    list(measure_parity(golden_network(), golden_model, trained_adapter(golden_network(), seed=1), [0], seed=0))
     assert all(np.array_equal(golden_model.adapter[name], array) for name, array in own.items())
 
 

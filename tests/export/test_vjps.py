@@ -22,7 +22,7 @@ from edgefl_export.graphs.accumulator import (
 )
 from edgefl_export.graphs.accumulator_block import AccumulatorShape
 from edgefl_export.graphs.answer import Answer, AnswerVjp
-from edgefl_export.graphs.block import Block, BlockShape, Embed, Rows, Saving
+from edgefl_export.graphs.block import SAVED, Block, BlockShape, Embed, Rows, Saving
 from edgefl_export.graphs.block_vjp import BlockVjp, Inputs
 from edgefl_export.graphs.derivatives import (
     attention,
@@ -160,9 +160,9 @@ def block_cases(draw: st.DrawFn, *, parallel: bool) -> BlockCase:
 def test_a_block_computes_all_rows_and_the_exits_block_the_same_cls_row(parallel: bool, data: st.DataObject) -> None:
     case = data.draw(block_cases(parallel=parallel))
     expected = case.plain()
-    all_rows = Block(case.shape, "all", "nothing")(case.cls, case.patches, *case.weights)
-    agree(all_rows, [expected[:, :1], expected[:, 1:]])
-    agree(Block(case.shape, "cls", "nothing")(case.cls, case.patches, *case.weights), [expected[:, :1]])
+    all_rows = Block(case.shape, "all")(case.cls, case.patches, *case.weights)
+    agree(all_rows[:2], [expected[:, :1], expected[:, 1:]])
+    agree(Block(case.shape, "cls")(case.cls, case.patches, *case.weights)[:1], [expected[:, :1]])
 
 
 @pytest.mark.parametrize("parallel", [False, True])
@@ -173,8 +173,10 @@ def test_a_block_computes_all_rows_and_the_exits_block_the_same_cls_row(parallel
 @given(data=st.data())
 def test_a_blocks_vjp(saving: Saving, rows: Rows, inputs: Inputs, parallel: bool, data: st.DataObject) -> None:
     case = data.draw(block_cases(parallel=parallel))
-    outputs = Block(case.shape, rows, saving)(case.cls, case.patches, *case.weights)
-    made, saved = (outputs[:2], outputs[2:]) if rows == "all" else (outputs[:1], outputs[1:])
+    outputs = Block(case.shape, rows)(case.cls, case.patches, *case.weights)
+    made, everything = (outputs[:2], outputs[2:]) if rows == "all" else (outputs[:1], outputs[1:])
+    # A parallel adapter's hidden output follows, whatever is saved before it.
+    saved = (*everything[: len(SAVED[saving])], *everything[len(SAVED["all"]) :])
     gradient = [torch.randn_like(tensor) for tensor in made]
     found = BlockVjp(case.shape, rows, inputs, saving)(*gradient, *saved, *case.weights)
 
@@ -292,9 +294,8 @@ def agree_by_name(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None
 def test_modulating_a_token_reads_only_what_is_kept_of_the_others(data: st.DataObject) -> None:
     case = data.draw(accumulator_cases())
     keys, values = case.kept()
-    modified, keys_out, values_out = Modulate(case.shape, save=False)(
-        keys, values, case.cls, case.position, *case.weights
-    )
+    made = Modulate(case.shape)(keys, values, case.cls, case.position, *case.weights)
+    modified, keys_out, values_out = made[:3]
     agree([modified], [case.tokens()[:, -1:]])
     longer = dataclasses.replace(case, history=torch.cat([case.history, modified], dim=1))
     agree([keys_out, values_out], longer.kept())
@@ -306,7 +307,7 @@ def test_the_vjp_of_modulating_a_token(data: st.DataObject) -> None:
     case = data.draw(accumulator_cases())
     keys, values = case.kept()
     position = case.position.detach().requires_grad_()
-    plain = Modulate(case.shape, save=True)(keys, values, case.cls, position, *case.weights)
+    plain = Modulate(case.shape)(keys, values, case.cls, position, *case.weights)
     (modified, *kept), saved = plain[:3], plain[3:]
     at_modified, *at_kept = (torch.randn_like(tensor) for tensor in plain[:3])
     found = ModulateVjp(case.shape)(

@@ -14,7 +14,7 @@ import torch
 from onnx import helper
 from torch import Tensor, nn
 
-__all__ = ["IR_VERSION", "OPSET", "Axes", "lower", "to_model"]
+__all__ = ["IR_VERSION", "OPSET", "Axes", "keep_outputs", "lower", "to_model"]
 
 # The oldest ONNX Runtime edgefl supports on a phone reads opset 21 and IR 10; onnx writes newer ones by default.
 OPSET = 20
@@ -68,6 +68,25 @@ def to_model(graph: onnx.GraphProto) -> onnx.ModelProto:
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="edgefl"
     )
     return model
+
+
+def keep_outputs(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
+    """Return a model without its other outputs and without what only they need."""
+    needed = set(outputs)
+    nodes: list[onnx.NodeProto] = []
+    for node in reversed(model.graph.node):
+        if needed.isdisjoint(node.output):
+            continue
+        kept = onnx.NodeProto()
+        kept.CopyFrom(node)
+        if node.op_type == "LayerNormalization":  # may leave its statistics out
+            last = max(place for place, name in enumerate(node.output) if name in needed)
+            del kept.output[last + 1 :]
+        nodes.insert(0, kept)
+        needed.update(filter(None, node.input))
+    made = [value for value in model.graph.output if value.name in outputs]
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    return to_model(helper.make_graph(nodes, "graph", model.graph.input, made, constants))
 
 
 def strip(model: onnx.ModelProto) -> onnx.ModelProto:

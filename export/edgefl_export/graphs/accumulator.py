@@ -74,14 +74,14 @@ class CloseHistory(nn.Module):
 class Modulate(nn.Module):
     """Replaces a block's CLS token by the Accumulator's output for it and appends that to the history."""
 
-    def __init__(self, shape: AccumulatorShape, *, save: bool) -> None:
+    def __init__(self, shape: AccumulatorShape) -> None:
         super().__init__()
-        self.block, self.save = AccumulatorBlock(shape), save
+        self.block = AccumulatorBlock(shape)
 
     def forward(
         self, keys: Tensor, values: Tensor, cls: Tensor, position: Tensor, *weights: Tensor
     ) -> tuple[Tensor, ...]:
-        """Return the modified token (B, 1, D), the history with it, and for training what the VJP needs.
+        """Return the modified token (B, 1, D), the history with it, and what the VJP needs.
 
         Args:
             keys: Of the history, (B, heads, n, d).
@@ -95,8 +95,7 @@ class Modulate(nn.Module):
         k, v = self.block.keep(token, w)
         modified, reading = self.block.read(token, self.block.query(token, w), _append(keys, k), _append(values, v), w)
         kept = self.block.keep(modified + position, w)
-        answer = (modified, _append(keys, kept[0]), _append(values, kept[1]))
-        return (*answer, k, v, *reading) if self.save else answer
+        return (modified, _append(keys, kept[0]), _append(values, kept[1]), k, v, *reading)
 
 
 class ModulateVjp(nn.Module):

@@ -24,7 +24,7 @@ from edgefl_export.graphs.answer import Answer, AnswerVjp
 from edgefl_export.graphs.spec import EXAMPLE_BATCH, GraphSpec
 from edgefl_export.model.network import AccumulatorNetwork
 
-__all__ = ["SAVED", "AccumulatorGraphs"]
+__all__ = ["MODULATED", "SAVED", "AccumulatorGraphs"]
 
 # Symbolic axes must not be 1 while tracing, or torch takes them for broadcast ones.
 _EXAMPLE_TOKENS = 3
@@ -80,7 +80,6 @@ class AccumulatorGraphs:
         graphs = {
             "open_history": self._open_history,
             "close_history": self._close_history,
-            "modulate": self._modulate,
             "modulate_saved": self._modulate_saved,
             "modulate_vjp": self._modulate_vjp,
             "answer": self._answer,
@@ -108,18 +107,12 @@ class AccumulatorGraphs:
             axes={"at_keys": _BATCH, "at_values": _BATCH},
         )
 
-    def _modulate(self) -> GraphSpec:
-        return self._modulating(save=False)
-
     def _modulate_saved(self) -> GraphSpec:
-        return self._modulating(save=True)
-
-    def _modulating(self, *, save: bool) -> GraphSpec:
         kept = self._kept(_EXAMPLE_TOKENS)
         return GraphSpec(
-            module=Modulate(self.shape, save=save),
+            module=Modulate(self.shape),
             inputs=("keys", "values", "cls", "position", *self.tensors),
-            outputs=("modified", "keys_out", "values_out", *(SAVED if save else ())),
+            outputs=(*MODULATED, *SAVED),
             example=(kept, kept, self._token(), self._position(), *self._adapter(self.tensors)),
             axes={"keys": _HISTORY, "values": _HISTORY, "cls": _BATCH},
         )
@@ -127,7 +120,7 @@ class AccumulatorGraphs:
     def _modulate_vjp(self) -> GraphSpec:
         kept, longer, token = self._kept(_EXAMPLE_TOKENS), self._kept(_EXAMPLE_TOKENS + 1), self._token()
         given = (kept, kept, token, self._position(), *self._adapter(self.tensors))
-        modified, _, _, *saved = Modulate(self.shape, save=True)(*given)
+        modified, _, _, *saved = Modulate(self.shape)(*given)
         batch = ("at_modified", "cls", "modified", *(name for name in SAVED if name != "weights"))
         return GraphSpec(
             module=ModulateVjp(self.shape),
@@ -197,6 +190,9 @@ class AccumulatorGraphs:
         parts = map(TensorSlice.parse, keys)
         return [adapter[part.name][part.index].detach() for part in parts]
 
+
+MODULATED = ("modified", "keys_out", "values_out")
+"""What `modulate` makes."""
 
 SAVED = ("k", "v", "q", "weights", "read", "y", "hidden")
 """What `modulate_saved` makes for its VJP besides the modified token."""

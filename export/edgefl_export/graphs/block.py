@@ -137,11 +137,11 @@ def stored_key(name: str, width: int) -> str:
 
 
 class Block(nn.Module):
-    """Forward of one block, which for training also returns what its VJP needs."""
+    """Forward of one block with everything that its VJP may need."""
 
-    def __init__(self, shape: BlockShape, rows: Rows, saving: Saving) -> None:
+    def __init__(self, shape: BlockShape, rows: Rows) -> None:
         super().__init__()
-        self.shape, self.rows, self.saving = shape, rows, saving
+        self.shape, self.rows = shape, rows
 
     def forward(self, cls: Tensor, patches: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         """Run the block.
@@ -152,7 +152,7 @@ class Block(nn.Module):
             weights: As `BLOCK_WEIGHTS`, then as `PARALLEL_WEIGHTS` where there are parallel adapters.
 
         Returns:
-            cls (B, 1, D); patches (B, n - 1, D) where all rows are computed; then of `SAVED` z (B, n, D) with mean and
+            cls (B, 1, D); patches (B, n - 1, D) where all rows are computed; then as `SAVED` z (B, n, D) with mean and
             1 / standard deviation (B, n, 1), y (B, rows, D) with its own (B, rows, 1), q (B, heads, rows, d), k and v
             (B, heads, n, d), attention weights (B, heads, rows, n), the FFN's hidden input (B, rows, M); and the
             parallel adapter's hidden output (B, rows, r).
@@ -168,12 +168,11 @@ class Block(nn.Module):
         norm, mean2, inverse_std2 = self._normalised(y, w.norm2, w.norm2_bias)
         hidden = F.linear(norm, w.fc1, w.fc1_bias)
         out = y + F.gelu(hidden) @ w.fc2 + w.fc2_bias
-        everything = [z, mean1, inverse_std1, y, mean2, inverse_std2, q, k, v, weights_read, hidden]
-        saved = everything[: len(SAVED[self.saving])]
+        saved = [z, mean1, inverse_std1, y, mean2, inverse_std2, q, k, v, weights_read, hidden]
         if self.shape.parallel_scale is not None:
             parallel = F.relu(F.linear(y, w.down[0], w.down_bias[0]))  # type: ignore[index]  # there with a scale
             out = out + self.shape.parallel_scale * F.linear(parallel, w.up[0], w.up_bias[0])  # type: ignore[index]
-            saved += [parallel] if saved else []
+            saved.append(parallel)
         answer = (out[:, :1], out[:, 1:]) if self.rows == "all" else (out,)
         return (*answer, *saved)
 

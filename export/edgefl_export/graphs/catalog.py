@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgefl.core.tensor_slice import TensorSlice
-from edgefl_export.graphs.accumulator_graphs import AccumulatorGraphs
+from edgefl_export.graphs.accumulator_graphs import MODULATED, AccumulatorGraphs
 from edgefl_export.graphs.block import (
     BLOCK_WEIGHTS,
     PARALLEL_WEIGHTS,
@@ -29,6 +29,7 @@ from edgefl_export.model.network import AccumulatorNetwork
 __all__ = ["Catalog", "block_name", "vjp_name"]
 
 _BATCH = {0: "batch"}
+_ROWS: tuple[Rows, ...] = ("all", "cls")
 _SAVING: dict[Saving, str] = {"nothing": "", "little": "_saved_lean", "all": "_saved"}
 _INPUTS: dict[Inputs, str] = {"all": "", "cls": "_cls", "none": "_adapter"}
 
@@ -42,6 +43,10 @@ def vjp_name(rows: Rows, inputs: Inputs, saving: Saving) -> str:
     """Return the name of a block's VJP graph."""
     lean = "_lean" if saving == "little" else ""
     return "block" + ("_exit" if rows == "cls" else "") + "_vjp" + _INPUTS[inputs] + lean
+
+
+def _answers(rows: Rows) -> tuple[str, ...]:
+    return ("cls_out", "patches_out") if rows == "all" else ("cls_out",)
 
 
 class Catalog:
@@ -77,20 +82,34 @@ class Catalog:
         return tuple(f"parallel_adapters.{name}[{index}:{index + 1}]" for name in PARALLEL_WEIGHTS)
 
     def spec(self, name: str) -> GraphSpec:
-        """Return a graph by name."""
+        """Return a whole graph by name."""
         if name == "embed":
             return self._embed()
         if (found := self.accumulator.spec(name)) is not None:
             return found
         return self._blocks()[name]()
 
+    def part_of(self, name: str) -> tuple[str, tuple[str, ...]] | None:
+        """Return the graph that a graph is a part of, and which of its outputs are left; None if it is whole."""
+        if name == "modulate":
+            return "modulate_saved", MODULATED
+        parts = {
+            block_name(rows, saving): (block_name(rows, "all"), (*_answers(rows), *self.saved(saving)))
+            for rows in _ROWS
+            for saving in _SAVING
+            if saving != "all"
+        }
+        return parts.get(name)
+
     def _blocks(self) -> dict[str, Callable[[], GraphSpec]]:
         """Return a maker of each block graph by its name."""
-        all_rows: tuple[Rows, ...] = ("all", "cls")
-        forward = {block_name(r, s): partial(self._block, r, s) for r in all_rows for s in _SAVING}
-        saved = [s for s in _SAVING if s != "nothing"]
+        forward = {block_name(rows, "all"): partial(self._block, rows) for rows in _ROWS}
         backward = {
-            vjp_name(r, i, s): partial(self._block_vjp, r, i, s) for r in all_rows for i in _INPUTS for s in saved
+            vjp_name(rows, inputs, saving): partial(self._block_vjp, rows, inputs, saving)
+            for rows in _ROWS
+            for inputs in _INPUTS
+            for saving in _SAVING
+            if saving != "nothing"
         }
         return {**forward, **backward}
 
@@ -106,20 +125,19 @@ class Catalog:
             axes={"samples": _BATCH},
         )
 
-    def _block(self, rows: Rows, saving: Saving) -> GraphSpec:
+    def _block(self, rows: Rows) -> GraphSpec:
         cls, patches = self._tokens()
-        outputs = ("cls_out", "patches_out") if rows == "all" else ("cls_out",)
         return GraphSpec(
-            module=Block(self.block_shape, rows, saving),
+            module=Block(self.block_shape, rows),
             inputs=("cls", "patches", *self._block_inputs()),
-            outputs=(*outputs, *self.saved(saving)),
+            outputs=(*_answers(rows), *self.saved("all")),
             example=(cls, patches, *self._block_example()),
             axes={"cls": _BATCH, "patches": _BATCH},
         )
 
     def _block_vjp(self, rows: Rows, inputs: Inputs, saving: Saving) -> GraphSpec:
-        forward = Block(self.block_shape, rows, saving)
-        results = forward(*self._tokens(), *self._block_example())
+        made = Block(self.block_shape, rows)(*self._tokens(), *self._block_example())
+        results = dict(zip((*_answers(rows), *self.saved("all")), made, strict=True))
         gradients = ("at_cls_out", "at_patches_out") if rows == "all" else ("at_cls_out",)
         at_inputs = {"all": ("at_cls", "at_patches"), "cls": ("at_cls",), "none": ()}[inputs]
         adapter = tuple(f"at_{name}" for name in PARALLEL_WEIGHTS) if self.parallel else ()
@@ -128,7 +146,7 @@ class Catalog:
             module=BlockVjp(self.block_shape, rows, inputs, saving),
             inputs=(*gradients, *saved, *self._block_inputs()),
             outputs=(*at_inputs, *adapter),
-            example=(*results, *self._block_example()),
+            example=(*(results[name] for name in (*_answers(rows), *saved)), *self._block_example()),
             axes=dict.fromkeys((*gradients, *saved), _BATCH),
         )
 
