@@ -70,7 +70,7 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float | No
 @click.option("--batch-size", type=click.IntRange(1), default=10, show_default=True, help="Samples of a local step.")
 @click.option("--exits", help="Exits to choose from, such as 0-11 or 2,5.  [default: all]")
 @click.option("--img-size", type=int, help="With --model: height and width in pixels.  [default: the model's]")
-@click.option("--classes", type=click.IntRange(1), help="With --model: number of classes.  [default: 10]")
+@click.option("--classes", type=click.IntRange(2), help="With --model: number of classes.  [default: 10]")
 @click.option("--parallel-adapters", type=click.IntRange(0), help="With --model: their rank.  [default: none]")
 @click.option("--mlp-dim", type=click.IntRange(1), help="With --model: hidden size.  [default: 2048 at 384]")
 @click.option("--accumulator-heads", type=click.IntRange(1), help="With --model: must divide the width.  [default: 12]")

@@ -26,7 +26,7 @@ __all__ = ["export"]
 @click.option("--pretrained/--no-pretrained", default=True, help="Fetch timm's weights, or draw random ones.")
 @click.option("--weights", type=click.Path(path_type=Path), help="One's own safetensors file with timm's names.")
 @click.option("--img-size", type=int, help="Height and width of a sample in pixels.  [default: the model's]")
-@click.option("--classes", type=click.IntRange(1), default=10, show_default=True, help="Number of classes.")
+@click.option("--classes", type=click.IntRange(2), default=10, show_default=True, help="Number of classes.")
 @click.option(
     "--batch-size", type=click.IntRange(1), default=10, show_default=True, help="Samples `fast` training takes at once."
 )

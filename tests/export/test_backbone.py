@@ -140,6 +140,25 @@ def test_an_image_size_that_patches_do_not_fill_is_refused(image_size: int) -> N
 
 
 @pytest.mark.parametrize(
+    ("name", "width", "patches"),
+    [
+        ("deit_tiny_patch16_224", 192, 4),
+        ("deit_small_patch16_224", 384, 4),
+        ("deit_base_patch16_224", 768, 4),
+        ("vit_tiny_patch16_224", 192, 4),
+        ("vit_small_patch32_224", 384, 1),
+        ("vit_base_patch8_224", 768, 16),
+        ("vit_base_patch16_384", 768, 4),
+    ],
+)
+def test_plain_transformers_of_timm_are_taken_at_any_size_their_patches_fill(
+    name: str, width: int, patches: int
+) -> None:
+    backbone = load_backbone(Source(name=name, pretrained=False, image_size=32))
+    assert (backbone.width, backbone.image_size, backbone.tokens, len(backbone.blocks)) == (width, 32, patches + 1, 12)
+
+
+@pytest.mark.parametrize(
     ("name", "near"),
     [("deit_smal_patch16_224", "deit_small_patch16_224"), ("glyphs_tiny_patch8", "glyphs_tiny_patch8_32")],
 )

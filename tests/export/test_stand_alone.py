@@ -88,6 +88,13 @@ def test_weights_lie_in_the_safetensors_files_and_nowhere_else(exit_index: int, 
         assert tuple(part.dims) == array.shape
 
 
+def test_no_graph_holds_a_tensor_above_1_kb(golden_export: ExportResult) -> None:
+    for path in golden_export.folder.glob("*.onnx"):
+        inline = onnx.load(path, load_external_data=False).graph.initializer
+        large = [part.name for part in inline if not part.external_data and part.ByteSize() > 1024]
+        assert large == [], path.name
+
+
 def test_a_stand_alone_graph_reads_the_blocks_up_to_its_exit(golden_export: ExportResult) -> None:
     for exit_index in EXITS:
         model = onnx.load(golden_export.folder / f"exit_{exit_index:02d}.onnx", load_external_data=False)
