@@ -47,7 +47,7 @@ class Raw(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     Attributes:
         peak_rss: Bytes, of the whole process.
-        anonymous_peak: Bytes no file backs, sampled between calls; a lower bound.
+        anonymous_peak: Bytes no file backs, sampled between calls, a lower bound; of the imports alone what they leave.
         mapped_weights: Resident bytes of the bundle's mapped weight files.
         seconds: Of each timed run.
     """
@@ -81,7 +81,7 @@ def measure(task: Task) -> Raw:
     from edgefl.runtime.model import Model
 
     if task.mode == "baseline":
-        return Raw(peak_rss=peak_rss())
+        return Raw(peak_rss=peak_rss(), anonymous_peak=anonymous_rss())
     # The parent has hashed the files: reading them here would count their pages as this exit's.
     bundle = Bundle(Path(task.folder), verify=False)
     anonymous = _AnonymousPeak()

@@ -88,6 +88,13 @@ def _records(bundle: Bundle, task: Task, raw: Raw, baseline: Raw) -> list[Record
         Record(name="peak_rss", unit="byte", value=raw.peak_rss, labels=labels, method="VmHWM of a child process"),
         Record(name="baseline_rss", unit="byte", value=baseline.peak_rss, labels=labels, method="the imports alone"),
         Record(name="anonymous_peak", unit="byte", value=raw.anonymous_peak, labels=labels, method=ANONYMOUS_METHOD),
+        Record(
+            name="baseline_anonymous",
+            unit="byte",
+            value=baseline.anonymous_peak,
+            labels=labels,
+            method="RssAnon after the imports alone",
+        ),
         Record(name="mapped_weights", unit="byte", value=raw.mapped_weights, labels=labels, method="Rss in smaps"),
         Record(
             name="latency",

@@ -21,8 +21,8 @@ __all__ = ["Model", "Prediction", "load"]
 
 Array = np.ndarray[Any, Any]
 
-_LEAN_MAPPED_BYTES = 32_000_000
-"""Four of DeiT-S's blocks."""
+_LEAN_MAPPED_BYTES = 8_000_000
+"""One of DeiT-S's blocks and a little more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

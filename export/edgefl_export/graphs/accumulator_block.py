@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgefl_export.graphs.derivatives import (
+    SQRT_HALF,
     attention,
     attention_vjp,
     doubled_gelu_slope,
@@ -153,7 +154,7 @@ class AccumulatorBlock:
             The gradient at the token; those at query, keys and values; those of norm2's weight and bias;
             rows of proj, fc1 and fc2: for each the gradient at its output and its input.
         """
-        at_hidden = gradient @ w.fc2 * 0.5 * doubled_gelu_slope(r.hidden)
+        at_hidden = gradient @ w.fc2 * 0.5 * doubled_gelu_slope(r.hidden * SQRT_HALF)
         at_norm2 = at_hidden @ w.fc1
         standardized, inverse_std = standardize(r.y, EPS)
         at_y = gradient + layer_norm_vjp(at_norm2 * w.norm2, standardized, inverse_std)

@@ -16,7 +16,7 @@ from edgefl_export.graphs.accumulator_block import (
     AccumulatorWeights,
     Reading,
 )
-from edgefl_export.graphs.derivatives import doubled_gelu_slope, layer_norm_vjp, merge_heads, standardize
+from edgefl_export.graphs.derivatives import SQRT_HALF, doubled_gelu_slope, layer_norm_vjp, merge_heads, standardize
 
 __all__ = ["Answer", "AnswerVjp"]
 
@@ -160,7 +160,7 @@ class AnswerVjp(nn.Module):
         rows: tuple[Tensor, ...] = ()
         if self.answer.shape.head == "mlp":
             rows = (at_logits, F.gelu(steps.first))
-            at_first = at_logits @ head[4] * 0.5 * doubled_gelu_slope(steps.first)
+            at_first = at_logits @ head[4] * 0.5 * doubled_gelu_slope(steps.first * SQRT_HALF)
         at_norm = at_first @ head[2]
         standardized, inverse_std = standardize(steps.read, EPS)
         norm = ((at_norm * standardized).sum(0), at_norm.sum(0))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from edgefl_export.graphs.block import SAVED, BlockShape, BlockWeights, Rows, Saving
 from edgefl_export.graphs.derivatives import (
+    SQRT_HALF,
     attention_vjp,
     attention_weights,
     doubled_gelu_slope,
@@ -84,12 +85,17 @@ class BlockVjp(nn.Module):
     def _ffn(self, gradient: Tensor, saved: _Saved, w: BlockWeights) -> Tensor:
         """Return the gradient at y that comes through the FFN."""
         standardized = (saved.y - saved.mean2) * saved.inverse_std2
-        hidden = saved.hidden
-        if hidden is None:
-            hidden = F.linear(standardized * w.norm2 + w.norm2_bias, w.fc1, w.fc1_bias)
-        slope = doubled_gelu_slope(hidden)  # before the product, so that fewer wide tensors are alive at once
+        # Before the product below, so that fewer wide tensors are alive at once.
+        slope = doubled_gelu_slope(self._scaled_hidden(standardized, saved, w))
         at_norm = (F.linear(gradient, w.fc2) * 0.5 * slope) @ w.fc1 * w.norm2
         return layer_norm_vjp(at_norm, standardized, saved.inverse_std2)
+
+    def _scaled_hidden(self, standardized: Tensor, saved: _Saved, w: BlockWeights) -> Tensor:
+        """Return the FFN's hidden input over sqrt(2), saved or computed again with scaled parameters."""
+        if saved.hidden is not None:
+            return saved.hidden * SQRT_HALF
+        norm = standardized * (w.norm2 * SQRT_HALF) + w.norm2_bias * SQRT_HALF
+        return F.linear(norm, w.fc1, w.fc1_bias * SQRT_HALF)
 
     def _attention(self, at_y: Tensor, saved: _Saved, w: BlockWeights) -> tuple[Tensor, ...]:
         """Return the gradient at the block's input rows."""

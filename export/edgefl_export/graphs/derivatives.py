@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "SQRT_HALF",
     "attention",
     "attention_vjp",
     "attention_weights",
@@ -22,6 +23,9 @@ __all__ = [
     "split_heads",
     "standardize",
 ]
+
+
+SQRT_HALF = math.sqrt(0.5)
 
 
 def standardize(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -44,13 +48,12 @@ def layer_norm_vjp(gradient: Tensor, standardized: Tensor, inverse_std: Tensor) 
     return inverse_std * (gradient - mean - standardized * projection)
 
 
-def doubled_gelu_slope(x: Tensor) -> Tensor:
-    """Return twice the derivative of the exact GELU: 1 + erf(u) + 2 / sqrt(pi) u exp(-u^2) with u = x / sqrt(2).
+def doubled_gelu_slope(u: Tensor) -> Tensor:
+    """Return twice the derivative of the exact GELU at x, 1 + erf(u) + 2 / sqrt(pi) u exp(-u^2), for u = x / sqrt(2).
 
     Twice, and the factor in the exponent, because each pass over these tensors, the widest of a block, counts: the
     half costs nothing in the matrix product beside it.  The order keeps at most three of them alive.
     """
-    u = x * math.sqrt(0.5)
     density = u * torch.exp(math.log(2.0 / math.sqrt(math.pi)) - u * u)
     return density + torch.erf(u) + 1.0
 
