@@ -134,7 +134,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A training program that takes another number of samples at once: slower, and with less memory.
+    """A training program that takes another number of samples at once: the fewer, the less memory and the slower.
 
     Attributes:
         program: The program.
@@ -189,8 +189,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         graphs: Every graph that programs call.
         stand_alone: For each exit, the graph file that needs no program.
         programs: `preprocess`, `infer/E`, `anytime`, `train/E`.
-        variants: `train/E/lean`, `train/E/balanced` and `train/E/fast`.
-        costs: Counted cost of `infer/E`, `train/E` and each variant.
+        variants: `train/E/balanced` and `train/E/fast`; `train/E/lean` is a program.
+        costs: Counted cost of all `infer` and `train` programs and of each variant.
         selftest: The golden values.
         files: Size and hash of every file but the manifest and the adapter.
     """
