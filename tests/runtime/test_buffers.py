@@ -15,8 +15,18 @@ def test_a_buffer_given_back_is_used_again_for_what_fits_and_not_for_much_less()
     buffers.give_back(array)
 
     assert buffers.take((5,)) is not array  # less than half of it
-    assert buffers.take((13,)) is not array
     assert buffers.take((2, 5)) is array
+
+
+def test_what_is_too_small_when_something_is_missing_is_let_go() -> None:
+    buffers = Buffers()
+    small, large = buffers.take((8,)), buffers.take((30,))
+    buffers.give_back(small)
+    buffers.give_back(large)
+
+    assert buffers.take((9,)) is not large  # more than twice as large
+    assert buffers.take((8,)) is not small
+    assert buffers.take((30,)) is large
 
 
 def test_the_smallest_buffer_that_fits_is_taken() -> None:
