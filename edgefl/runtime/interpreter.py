@@ -117,16 +117,8 @@ class Interpreter:
         binding = session.io_binding()
         for name, tensor in zip(graph.inputs, step.call.inputs, strict=True):
             binding.bind_ortvalue_input(name, values[tensor] if tensor in values else self.weights.value(tensor))
-        given = tuple(tuple(values[t].shape()) if t in values else None for t in step.call.inputs)
-        shapes = self._output_shapes(step.call.graph, given)
-        for name, tensor in step.wanted:
-            shape = shapes[name] if tensor in step.handed_on else None
-            # For answers, which may be kept, and where a shape is not told, onnxruntime takes memory itself.
-            if shape is None:
-                binding.bind_output(name)
-            else:
-                binding.bind_ortvalue_output(name, tensors.buffer(tensor, shape))
         try:
+            self._bind_outputs(binding, step, tensors)
             session.run_with_iobinding(binding)
         except Exception as error:  # onnxruntime raises its own unrelated classes, which it does not export
             raise EdgeFLError(
@@ -134,6 +126,21 @@ class Interpreter:
                 "smaller batch, otherwise export the bundle again"
             ) from error
         values.update(zip((tensor for _, tensor in step.wanted), binding.get_outputs(), strict=True))
+
+    def _bind_outputs(self, binding: ort.IOBinding, step: _Step, tensors: _Tensors) -> None:
+        """Say where a call's outputs go."""
+        shapes: dict[str, Shape | None] = {}
+        if step.handed_on:  # looked up for no other call: images may come in any number of sizes
+            values = tensors.values
+            given = tuple(tuple(values[t].shape()) if t in values else None for t in step.call.inputs)
+            shapes = self._output_shapes(step.call.graph, given)
+        for name, tensor in step.wanted:
+            shape = shapes[name] if tensor in step.handed_on else None
+            # For answers, which may be kept, and where a shape is not told, onnxruntime takes memory itself.
+            if shape is None:
+                binding.bind_output(name)
+            else:
+                binding.bind_ortvalue_output(name, tensors.buffer(tensor, shape))
 
     def _output_shapes(self, graph: str, given: tuple[Shape | None, ...]) -> dict[str, Shape | None]:
         if (graph, given) not in self._shapes:

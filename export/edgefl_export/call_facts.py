@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 _BYTES = {onnx.TensorProto.FLOAT: 4, onnx.TensorProto.INT64: 8, onnx.TensorProto.UINT8: 1, onnx.TensorProto.BOOL: 1}
 _VIEWS = {"Reshape", "Unsqueeze", "Squeeze", "Identity", "Flatten"}
 # Found by measuring: onnxruntime 1.31 gives most elementwise operators, even Add, memory of their own.
-_IN_PLACE = {"HardSigmoid", "Relu", "Softmax"}
+_IN_PLACE = {"Relu", "Softmax"}
 
 
 @dataclass(frozen=True, slots=True)
