@@ -167,11 +167,14 @@ def test_a_missing_part_of_edgefl_itself_is_no_missing_extra() -> None:
 def test_an_interrupt_ends_with_130_and_leaves_no_process() -> None:
     command = [sys.executable, "-m", "edgefl", "measure", str(GOLDEN), "--exits", "2", "--repetitions", "1000000000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        measuring = psutil.Process(process.pid)
-        _wait_until(lambda: bool(measuring.children()))
-        children = measuring.children()
-        os.kill(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        try:
+            measuring = psutil.Process(process.pid)
+            _wait_until(lambda: bool(measuring.children()))
+            children = measuring.children()
+            os.kill(process.pid, signal.SIGINT)
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()  # where ctrl-C is ignored the test fails, and does not wait for ever
 
     assert process.returncode == 130
     assert err.endswith(b"edgefl: interrupted\n")
