@@ -1,7 +1,8 @@
 """Time one inference of edgefl beside torch and beside a plain ONNX export of the same model to the same exit.
 
 edgefl answers in three ways: with the program `infer/E`, with the bundle's stand-alone graph of the exit, and with the
-program `anytime`, which answers at every exit on its way to the deepest one and is compared there.
+program `anytime`, which answers at every exit on its way to the deepest one and is compared there.  Programs run with
+mapped weights (`--memory balanced`) and with packed ones (`fast`).
 """
 
 from __future__ import annotations
@@ -35,11 +36,13 @@ from edgefl.bundle import Bundle
 from edgefl.core.exits import parse_exits
 from edgefl.core.report import Label, Record
 
-PROGRAMS = ("infer", "stand-alone", "anytime")
+WAYS = ("infer", "infer fast", "stand-alone", "anytime", "anytime fast")
+KNOBS = ("balanced", "fast")
 PEERS = ("torch", "one-graph")
 HEADINGS = (
-    *("exit", "infer\nms", "stand-alone\nms", "anytime\nms", "torch\nms", "one-graph\nms", "infer /\ntorch"),
-    *("infer /\none-graph", "anytime /\nstand-alone", "infer\nMB", "torch\nMB", "one-graph\nMB", "load\nelsewhere"),
+    *("exit", "infer\nms", "fast\nms", "stand-alone\nms", "anytime\nms", "fast\nms", "torch\nms", "one-graph\nms"),
+    *("fast /\ntorch", "fast /\none-graph", "anytime fast /\nstand-alone"),
+    *("infer\nMB", "fast\nMB", "torch\nMB", "one-graph\nMB", "load\nelsewhere"),
 )
 
 
@@ -95,41 +98,44 @@ def inference_sides(setting: Setting, exit_index: int, threads: int, bundle: Bun
         graph: The plain export of the exit.
     """
     torch = Task(kind="torch", mode="infer", setting=setting, exit_index=exit_index, threads=threads)
-    edgefl = replace(torch, kind="edgefl", path=str(bundle.folder))
+    edgefl = replace(torch, kind="edgefl", path=str(bundle.folder), memory="balanced")
     stand_alone = str(bundle.path(bundle.manifest.stand_alone[str(exit_index)]))
     tasks = {
         "infer": edgefl,
+        "infer fast": replace(edgefl, memory="fast"),
         "stand-alone": replace(torch, kind="stand-alone", path=stand_alone),
         "torch": torch,
         "one-graph": replace(torch, kind="one-graph", path=str(graph)),
     }
     if exit_index == bundle.manifest.exits[-1]:
         tasks["anytime"] = replace(edgefl, program="anytime")
-    return {name: Side(labels=_labels(name, exit_index), task=task) for name, task in tasks.items()}
+        tasks["anytime fast"] = replace(edgefl, program="anytime", memory="fast")
+    return {name: Side(labels=_labels(name, task), task=task) for name, task in tasks.items()}
 
 
-def _labels(name: str, exit_index: int) -> dict[str, Label]:
-    if name in PEERS:
-        return {"side": name, "exit": exit_index, "memory": "none"}
-    return {"side": "edgefl", "exit": exit_index, "memory": "none", "program": name}
+def _labels(name: str, task: Task) -> dict[str, Label]:
+    labels: dict[str, Label] = {"exit": task.exit_index, "memory": task.memory or "none"}
+    return labels | ({"side": name} if name in PEERS else {"side": "edgefl", "program": name.removesuffix(" fast")})
 
 
 def _records(measured: Mapping[str, Measured]) -> list[Record]:
-    programs = [name for name in PROGRAMS if name in measured]
-    records = [record for name in (*programs, *PEERS) for record in side_records("infer_ms", measured[name])]
-    for program in programs:
-        for other in (*PEERS, *(["stand-alone"] if program != "stand-alone" else [])):
-            records += ratio_records("infer_ms_ratio", measured[program], measured[other], other)
+    ways = [name for name in WAYS if name in measured]
+    records = [record for name in (*ways, *PEERS) for record in side_records("infer_ms", measured[name])]
+    for way in ways:
+        for other in (*PEERS, *(["stand-alone"] if way != "stand-alone" else [])):
+            records += ratio_records("infer_ms_ratio", measured[way], measured[other], other)
     return records
 
 
 def _row(records: Sequence[Record]) -> list[float]:
     find = partial(value_of, records)
-    row = [find("infer_ms", program=program) for program in PROGRAMS]
+    row = [find("infer_ms", program="infer", memory=knob) for knob in KNOBS]
+    row += [find("infer_ms", program="stand-alone")]
+    row += [find("infer_ms", program="anytime", memory=knob) for knob in KNOBS]
     row += [find("infer_ms", side=peer) for peer in PEERS]
-    row += [find("infer_ms_ratio", program="infer", against=peer) for peer in PEERS]
-    row += [find("infer_ms_ratio", program="anytime", against="stand-alone")]
-    row += [find("peak_rss", program="infer") / 1e6]
+    row += [find("infer_ms_ratio", program="infer", memory="fast", against=peer) for peer in PEERS]
+    row += [find("infer_ms_ratio", program="anytime", memory="fast", against="stand-alone")]
+    row += [find("peak_rss", program="infer", memory=knob) / 1e6 for knob in KNOBS]
     return [*row, *(find("peak_rss", side=peer) / 1e6 for peer in PEERS), find("load_elsewhere")]
 
 

@@ -51,7 +51,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         path: The bundle's folder, or the graph's file.
         adapter: The adapter's file, for a graph that takes it as input.
         program: The bundle's program.
-        memory: The memory knob of training.
+        memory: The memory knob.
         shapes: Of the products (rows, inner, columns) that `matmul` multiplies.
     """
 
@@ -125,7 +125,7 @@ def _infer_edgefl(task: Task) -> Work:
     from edgefl.runtime.model import Model
 
     bundle = Bundle(Path(task.path), verify=False)
-    model = Model(bundle, bundle.adapter())
+    model = Model(bundle, bundle.adapter(), memory=task.memory)
     samples = task.setting.samples(bundle.manifest.model.channels)
     exit_index = None if task.program == "anytime" else task.exit_index
 

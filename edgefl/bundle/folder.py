@@ -92,6 +92,11 @@ class Bundle:
             )
         return programs[name]
 
+    def packs(self, name: str) -> bool:
+        """Say whether a program, by name, runs the packed graphs."""
+        variant = self.manifest.variants.get(name)
+        return variant is not None and variant.packed
+
     def adapter(self, path: Path | None = None) -> Adapter:
         """Map the bundle's adapter, or another file with the same layout.
 

@@ -134,15 +134,17 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A training program that takes another number of samples at once: the fewer, the less memory and the slower.
+    """A program run in another way, which changes no answer: less memory or less time.
 
     Attributes:
         program: The program.
-        batch: Samples at once.
+        batch: Samples at once, as of a program.
+        packed: Whether it runs the packed graphs, where there are any.
     """
 
     program: str
-    batch: _Size
+    batch: _Size | None
+    packed: bool
 
 
 class SelfTest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -189,8 +191,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         graphs: Every graph that programs call.
         stand_alone: For each exit, the graph file that needs no program.
         programs: `preprocess`, `infer/E`, `anytime`, `train/E`.
-        variants: `train/E/balanced` and `train/E/fast`; `train/E/lean` is a program.
-        costs: Counted cost of all `infer` and `train` programs and of each variant.
+        variants: What a memory knob makes of a program: `train/E/fast`, `infer/E/lean` and so on.
+        costs: Counted cost of each program but `preprocess`, and of each variant.
         selftest: The golden values.
         files: Size and hash of every file but the manifest and the adapter.
     """
@@ -251,27 +253,49 @@ def _check(manifest: Manifest) -> None:
     if manifest.exits != sorted(set(manifest.exits)) or manifest.exits[-1] >= manifest.model.blocks:
         raise ManifestError(f"exits {manifest.exits} do not rise or leave the model's {manifest.model.blocks} blocks")
     _check_tensors(manifest)
-    graph_files = {graph.file for graph in manifest.graphs.values()} | set(manifest.stand_alone.values())
-    if unlisted := sorted(graph_files - manifest.files.keys()):
-        raise ManifestError(f"{unlisted[0]!r} is used as a graph, its hash is not in `files`")
+    _check_graphs(manifest)
     shapes = {name: tensor.shape for name, tensor in manifest.tensors.items()}
     for name, program in manifest.programs.items():
         check_answers(name, program, manifest.exits)
         check_program(name, program, manifest.graphs, shapes)
-        if program.mode in {"infer", "train"} and name not in manifest.costs:
+        if program.mode != "preprocess" and name not in manifest.costs:
             raise ManifestError(f"program {name!r} has no entry in `costs`")
         _check_coverage(name, program, manifest.tensors, manifest.adapter.tensors)
     _check_variants(manifest)
     _check_selftest(manifest)
 
 
+def _check_graphs(manifest: Manifest) -> None:
+    packed = {name: graph.packed for name, graph in manifest.graphs.items() if graph.packed is not None}
+    files = {graph.file for graph in manifest.graphs.values()} | {graph.file for graph in packed.values()}
+    files |= set(manifest.stand_alone.values())
+    if unlisted := sorted(files - manifest.files.keys()):
+        raise ManifestError(f"{unlisted[0]!r} is used as a graph, its hash is not in `files`")
+    for name, graph in packed.items():
+        if len(set(graph.weights)) < len(graph.weights) or not set(graph.weights) <= set(manifest.graphs[name].inputs):
+            raise ManifestError(f"packed graph {name!r} has weights {graph.weights}, which are not some of its inputs")
+
+
 def _check_variants(manifest: Manifest) -> None:
     for name, variant in manifest.variants.items():
         varied = manifest.programs.get(variant.program)
-        if varied is None or varied.mode != "train" or not name.startswith(f"{variant.program}/"):
-            raise ManifestError(f"variant {name!r} is of {variant.program!r}, which is no training program of its name")
+        if varied is None or varied.mode == "preprocess" or not name.startswith(f"{variant.program}/"):
+            raise ManifestError(f"variant {name!r} is of {variant.program!r}, which is no program of its name")
         if name in manifest.programs or name not in manifest.costs:
             raise ManifestError(f"variant {name!r} is a program too, or has no entry in `costs`")
+        if variant.packed:
+            _check_packed(name, varied, manifest)
+
+
+def _check_packed(name: str, program: Program, manifest: Manifest) -> None:
+    """Refuse to pack what is not frozen: a packed copy would not change with it."""
+    frozen = manifest.tensors.keys() - set(manifest.adapter.tensors)
+    for call in program.calls:
+        graph = manifest.graphs[call.graph]
+        given = dict(zip(graph.inputs, call.inputs, strict=True))
+        for weight in graph.packed.weights if graph.packed else ():
+            if given[weight].partition("[")[0] not in frozen:
+                raise ManifestError(f"variant {name!r} packs {given[weight]!r}, which is no frozen tensor")
 
 
 def _check_selftest(manifest: Manifest) -> None:

@@ -13,9 +13,21 @@ import msgspec
 from edgefl.core.tensor_slice import TensorSlice
 from edgefl.errors import ManifestError
 
-__all__ = ["Call", "Graph", "Input", "Program", "check_answers", "check_program"]
+__all__ = ["Call", "Graph", "Input", "PackedGraph", "Program", "check_answers", "check_program", "with_knob"]
 
 _Size = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class PackedGraph(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A graph once more, with constants where the other has frozen tensors as inputs; a runtime may rearrange them.
+
+    Attributes:
+        file: Its path inside the bundle.
+        weights: The inputs that are constants here, to be given when the file is opened.
+    """
+
+    file: str
+    weights: Annotated[list[str], msgspec.Meta(min_length=1)]
 
 
 class Graph(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,11 +37,13 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         file: Its path inside the bundle.
         inputs: Its inputs, in order.
         outputs: Its outputs, in order.
+        packed: The file to open instead where frozen weights are packed, None if it has none.
     """
 
     file: str
     inputs: list[str]
     outputs: list[str]
+    packed: PackedGraph | None = None
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,6 +97,11 @@ class Program(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def coverage(self) -> tuple[TensorSlice, ...]:
         """The parts of the adapter that a training program's gradient reaches."""
         return tuple(TensorSlice.parse(key) for key in self.outputs if key != "loss") if self.mode == "train" else ()
+
+
+def with_knob(name: str, memory: str | None) -> str:
+    """Return the name of what a memory knob makes of a program; None is the program itself."""
+    return name if memory is None else f"{name}/{memory}"
 
 
 def check_answers(name: str, program: Program, exits: Sequence[int]) -> None:

@@ -30,7 +30,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         mode: Inference, a local step of SGD with momentum 0.9, or nothing but the imports.
         exit_index: The exit.
         batch: Samples of one inference or local step.
-        memory: Memory knob of a local step, None for inference.
+        memory: Memory knob; None for the programs themselves.
         repetitions: Timed runs, after one that is not.
     """
 

@@ -22,7 +22,7 @@ __all__ = ["measure"]
 @click.option("--exits", help="Exits to measure, such as 0-11 or 2,5.  [default: all the bundle has]")
 @click.option("--mode", type=click.Choice(["infer", "train"]), help="[default: infer, with --paper train]")
 @click.option("--batch-size", type=click.IntRange(1), help="Samples.  [default: 1 to infer, 10 to train]")
-@click.option("--memory", type=click.Choice(["lean", "balanced", "fast"]), help="Of training.  [default: balanced]")
+@click.option("--memory", type=click.Choice(["lean", "balanced", "fast"]), default="balanced", show_default=True)
 @click.option("--repetitions", type=click.IntRange(1), default=20, show_default=True, help="Timed runs of each exit.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw memory and latency; needs edgefl[plot].")
 @click.option("--paper", is_flag=True, help="Show the paper's Table 7 beside it: DeiT-S, 160 x 160, batch 10, train.")
@@ -32,7 +32,7 @@ def measure(
     exits: str | None,
     mode: Mode | None,
     batch_size: int | None,
-    memory: str | None,
+    memory: str,
     repetitions: int,
     plot: Path | None,
     paper: bool,
@@ -57,7 +57,8 @@ def measure(
     asked = parse_exits(exits) if exits is not None else None
     bundle = Bundle(folder)
     wanted = asked if asked is not None else tuple(bundle.manifest.exits)
-    mode, memory, batch = _setting(mode or ("train" if paper else "infer"), memory, batch_size)
+    mode = mode or ("train" if paper else "infer")
+    batch = batch_size or (10 if mode == "train" else 1)
     if paper:
         check_setting(bundle.manifest, mode, batch)
     measured = measure_exits(bundle, wanted, mode, batch, memory, repetitions)
@@ -72,16 +73,6 @@ def measure(
         draw(records, plot)
     if json_path:
         settings: dict[str, object] = {"exits": list(wanted), "mode": mode, "batch": batch, "repetitions": repetitions}
-        settings |= {"memory": memory} if memory else {}
-        settings |= {"bundle": bundle.manifest.bundle_id, "model": bundle.manifest.model.name}
+        settings |= {"memory": memory, "bundle": bundle.manifest.bundle_id, "model": bundle.manifest.model.name}
         compared = [*compare_memory(records), *paper_records()] if paper else []
         Report(command="measure", settings=settings, records=records + compared, device=this_device()).write(json_path)
-
-
-def _setting(mode: Mode, memory: str | None, batch_size: int | None) -> tuple[Mode, str | None, int]:
-    """Return mode, memory knob and batch, with what is left out filled in."""
-    if mode == "train":
-        return mode, memory or "balanced", batch_size or 10
-    if memory is not None:
-        raise click.UsageError("--memory is of training; pass --mode train, or leave it out")
-    return mode, None, batch_size or 1

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from edgefl.bundle import Bundle
+from edgefl.bundle.program import with_knob
 from edgefl.core.exits import check_exits
 from edgefl.core.report import Label, Record
 from edgefl.errors import EdgeFLError
@@ -33,7 +34,7 @@ def measure_exits(
         exits: The exits.
         mode: Inference or a local step.
         batch: Samples of one inference or local step.
-        memory: Memory knob of a local step, None for inference.
+        memory: Memory knob; None for the programs themselves, which are `balanced`.
         repetitions: Timed runs of each exit.
 
     Returns:
@@ -56,7 +57,7 @@ def measure_exits(
 
 
 def _name(task: Task) -> str:
-    return "/".join(str(part) for part in (task.mode, task.exit_index, task.memory) if part is not None)
+    return with_knob(f"{task.mode}/{task.exit_index}", task.memory)
 
 
 def _measure(bundle: Bundle, tasks: Sequence[Task]) -> Iterator[list[Record]]:
@@ -80,7 +81,7 @@ def _run(task: Task) -> Raw:
 
 def _records(bundle: Bundle, task: Task, raw: Raw, baseline: Raw) -> list[Record]:
     labels: dict[str, Label] = {"exit": task.exit_index, "mode": task.mode, "batch": task.batch}
-    labels["memory"] = task.memory or "none"
+    labels["memory"] = task.memory or "balanced"
     cost = bundle.manifest.costs[_name(task)]
     milliseconds = [1000.0 * seconds for seconds in raw.seconds]
     p95 = statistics.quantiles(milliseconds, n=20, method="inclusive")[-1] if len(milliseconds) > 1 else milliseconds[0]
@@ -116,7 +117,8 @@ def _records(bundle: Bundle, task: Task, raw: Raw, baseline: Raw) -> list[Record
 
 def _load_bytes(bundle: Bundle, task: Task) -> int:
     """Return the bytes of the graphs and tensors that the program reads."""
-    graphs = {call.graph for call in bundle.program(_name(task)).calls}
-    files = {bundle.manifest.graphs[graph].file for graph in graphs}
+    packs = bundle.packs(_name(task))
+    graphs = [bundle.manifest.graphs[call.graph] for call in bundle.program(_name(task)).calls]
+    files = {graph.packed.file if packs and graph.packed is not None else graph.file for graph in graphs}
     tensors = 4 * bundle.manifest.costs[_name(task)].parameters
     return tensors + sum(bundle.manifest.files[file].size for file in files)

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edgefl.bundle import Bundle
-from edgefl.bundle.program import Call, Input, Program
+from edgefl.bundle.program import Graph, Input, Program
 from edgefl.errors import EdgeFLError, ManifestError, SamplesError
 from edgefl.runtime.buffers import Buffers
 from edgefl.runtime.output_shapes import Shape, resolve_shapes
@@ -28,14 +28,19 @@ class _Step:
     """One call, ready to run.
 
     Attributes:
-        call: The call.
+        graph: The graph's name.
+        inputs: What is bound at the call: (name in the graph, program input, made tensor or key).
+        packed: What is given when the graph is opened, and packed: (name in the graph, key).  Empty for a session that
+            serves all calls of the graph.
         wanted: Its outputs that somebody needs: (name in the graph, name in the program).
         handed_on: Tensors it makes only for later calls.
         freed: Tensors nobody needs after it.
         answers: Keys of the program's outputs that it adds to: (key, tensor).
     """
 
-    call: Call
+    graph: str
+    inputs: tuple[tuple[str, str], ...]
+    packed: tuple[tuple[str, str], ...]
     wanted: tuple[tuple[str, str], ...]
     handed_on: frozenset[str]
     freed: tuple[str, ...]
@@ -77,7 +82,7 @@ class Interpreter:
         self._bundle = bundle
         self.weights = weights
         self.between_calls = between_calls
-        self._sessions: dict[str, ort.InferenceSession] = {}
+        self._sessions: dict[tuple[str, tuple[tuple[str, str], ...]], ort.InferenceSession] = {}
         self._plans: dict[str, tuple[_Step, ...]] = {}
         self._buffers = Buffers()
         self._shapes: dict[tuple[str, tuple[Shape | None, ...]], dict[str, Shape | None]] = {}
@@ -112,17 +117,16 @@ class Interpreter:
             tensors.free(list(tensors.values))
 
     def _call(self, step: _Step, tensors: _Tensors) -> None:
-        graph, values = self._bundle.manifest.graphs[step.call.graph], tensors.values
-        session = self._session(step.call.graph)
+        values, session = tensors.values, self._session(step)
         binding = session.io_binding()
-        for name, tensor in zip(graph.inputs, step.call.inputs, strict=True):
+        for name, tensor in step.inputs:
             binding.bind_ortvalue_input(name, values[tensor] if tensor in values else self.weights.value(tensor))
         try:
             self._bind_outputs(binding, step, tensors)
             session.run_with_iobinding(binding)
         except Exception as error:  # onnxruntime raises its own unrelated classes, which it does not export
             raise EdgeFLError(
-                f"graph {step.call.graph!r} of {self._bundle.folder} failed: {error}; if memory ran out, try a "
+                f"graph {step.graph!r} of {self._bundle.folder} failed: {error}; if memory ran out, try a "
                 "smaller batch, otherwise export the bundle again"
             ) from error
         values.update(zip((tensor for _, tensor in step.wanted), binding.get_outputs(), strict=True))
@@ -132,8 +136,8 @@ class Interpreter:
         shapes: dict[str, Shape | None] = {}
         if step.handed_on:  # looked up for no other call: images may come in any number of sizes
             values = tensors.values
-            given = tuple(tuple(values[t].shape()) if t in values else None for t in step.call.inputs)
-            shapes = self._output_shapes(step.call.graph, given)
+            given = tuple(tuple(values[t].shape()) if t in values else None for _, t in step.inputs)
+            shapes = self._output_shapes(step, given)
         for name, tensor in step.wanted:
             shape = shapes[name] if tensor in step.handed_on else None
             # For answers, which may be kept, and where a shape is not told, onnxruntime takes memory itself.
@@ -142,33 +146,43 @@ class Interpreter:
             else:
                 binding.bind_ortvalue_output(name, tensors.buffer(tensor, shape))
 
-    def _output_shapes(self, graph: str, given: tuple[Shape | None, ...]) -> dict[str, Shape | None]:
-        if (graph, given) not in self._shapes:
-            session = self._session(graph)
+    def _output_shapes(self, step: _Step, given: tuple[Shape | None, ...]) -> dict[str, Shape | None]:
+        key = (step.graph, given)
+        if key not in self._shapes:
+            session = self._session(step)
             declared = {node.name: node.shape for node in session.get_outputs() if node.type == "tensor(float)"}
             inputs = [node.shape for node in session.get_inputs()]
-            self._shapes[graph, given] = dict.fromkeys(self._bundle.manifest.graphs[graph].outputs)
-            self._shapes[graph, given] |= resolve_shapes(inputs, given, declared)
-        return self._shapes[graph, given]
+            self._shapes[key] = dict.fromkeys(self._bundle.manifest.graphs[step.graph].outputs)
+            self._shapes[key] |= resolve_shapes(inputs, given, declared)
+        return self._shapes[key]
 
-    def _session(self, graph: str) -> ort.InferenceSession:
-        if graph not in self._sessions:
-            facts = self._bundle.manifest.graphs[graph]
-            session = open_session(self._bundle.path(facts.file))
-            found = [[node.name for node in nodes] for nodes in (session.get_inputs(), session.get_outputs())]
-            if found != [facts.inputs, facts.outputs]:
-                raise ManifestError(f"graph {graph!r} has other inputs or outputs than the manifest says: {found}")
-            self._sessions[graph] = session
-        return self._sessions[graph]
+    def _session(self, step: _Step) -> ort.InferenceSession:
+        key = (step.graph, step.packed)
+        if key not in self._sessions:
+            self._sessions[key] = self._opened(step)
+        return self._sessions[key]
+
+    def _opened(self, step: _Step) -> ort.InferenceSession:
+        graph = self._bundle.manifest.graphs[step.graph]
+        if graph.packed is not None and step.packed:
+            weights = {name: self.weights.value(key) for name, key in step.packed}
+            session = open_session(self._bundle.path(graph.packed.file), weights)
+            self._bundle.release()  # what was packed is seldom read again
+        else:
+            session = open_session(self._bundle.path(graph.file))
+        found = [[node.name for node in nodes] for nodes in (session.get_inputs(), session.get_outputs())]
+        if found != [[name for name, _ in step.inputs], graph.outputs]:
+            raise ManifestError(f"graph {step.graph!r} has other inputs or outputs than the manifest says: {found}")
+        return session
 
     def _plan(self, name: str, program: Program) -> tuple[_Step, ...]:
         if name not in self._plans:
-            self._plans[name] = _plan(program, {n: graph.outputs for n, graph in self._bundle.manifest.graphs.items()})
+            self._plans[name] = _plan(program, self._bundle.manifest.graphs, packs=self._bundle.packs(name))
         return self._plans[name]
 
 
-def _plan(program: Program, graph_outputs: Mapping[str, list[str]]) -> tuple[_Step, ...]:
-    """Find out what each call makes, which tensors die with it and which answers it completes."""
+def _plan(program: Program, graphs: Mapping[str, Graph], *, packs: bool) -> tuple[_Step, ...]:
+    """Find out what each call is given, what it makes, which tensors die with it and which answers it completes."""
     keys_by_tensor: dict[str, list[str]] = {}
     for key, parts in program.outputs.items():
         for tensor in parts:
@@ -177,15 +191,28 @@ def _plan(program: Program, graph_outputs: Mapping[str, list[str]]) -> tuple[_St
     needed_later: set[str] = set()
     steps: list[_Step] = []
     for call in reversed(program.calls):
-        outputs = zip(graph_outputs[call.graph], call.outputs, strict=True)
+        graph = graphs[call.graph]
+        outputs = zip(graph.outputs, call.outputs, strict=True)
         wanted = tuple(pair for pair in outputs if pair[1] in needed_later or pair[1] in keys_by_tensor)
         if not wanted:
             continue
+        weights = graph.packed.weights if packs and graph.packed is not None else ()
+        inputs = tuple(zip(graph.inputs, call.inputs, strict=True))
         touched = {tensor for _, tensor in wanted} | (set(call.inputs) & local)
         answers = tuple((key, tensor) for _, tensor in wanted for key in keys_by_tensor.get(tensor, ()))
         handed_on = frozenset(tensor for _, tensor in wanted if tensor not in keys_by_tensor)
         freed = tuple(touched - needed_later)
-        steps.append(_Step(call=call, wanted=wanted, handed_on=handed_on, freed=freed, answers=answers))
+        steps.append(
+            _Step(
+                graph=call.graph,
+                inputs=tuple(pair for pair in inputs if pair[0] not in weights),
+                packed=tuple(pair for pair in inputs if pair[0] in weights),
+                wanted=wanted,
+                handed_on=handed_on,
+                freed=freed,
+                answers=answers,
+            )
+        )
         needed_later = (needed_later - set(call.outputs)) | (set(call.inputs) & local)
     return tuple(reversed(steps))
 

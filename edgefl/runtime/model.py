@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgefl.bundle import Adapter, Bundle
+from edgefl.bundle.program import with_knob
 from edgefl.core.exits import check_exits
 from edgefl.errors import ManifestError, SamplesError
 from edgefl.runtime.gradients import Gradients
@@ -63,7 +64,7 @@ def load(folder: str | Path, adapter: str | Path | None = None, *, memory: str |
     Args:
         folder: The bundle's folder.
         adapter: Another adapter of the same bundle; None for its own.
-        memory: What training may take: `lean`, `balanced` (as None) or `fast`.
+        memory: What inference and training may take: `lean`, `balanced` (as None) or `fast`.
 
     Raises:
         BundleError: If the folder is no bundle edgefl can trust, or does not have the knob.
@@ -78,9 +79,9 @@ class Model:
     Attributes:
         bundle: The bundle.
         exits: The exits it has, rising.
-        memory: The memory knob of training: `fast` takes as many samples at once as the bundle plans for, `balanced`
-            half of them, `lean` too, saving less for the backward pass and letting go of frozen weights that it has
-            read; None is `balanced`.
+        memory: The memory knob.  `fast` packs frozen weights, in memory of its own, and trains as many samples at once
+            as the bundle plans for; `balanced` maps weights and trains half of them; `lean` too, saving less for the
+            backward pass and letting go of frozen weights that it has read.  None is `balanced`.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Model:
         self.exits = tuple(bundle.manifest.exits)
         self.memory = memory
         if memory is not None:
-            bundle.program(f"train/{self.exits[0]}/{memory}")
+            bundle.program(with_knob(f"train/{self.exits[0]}", memory))
         self._weights = Weights(bundle, adapter.tensors, _LEAN_MAPPED_BYTES if memory == "lean" else math.inf)
         self._interpreter = Interpreter(bundle, self._weights, between_calls)
 
@@ -133,11 +134,12 @@ class Model:
         """
         samples = self.preprocess(images)
         if exit_index is None:
-            for key, logits in self._interpreter.run("anytime", {"samples": samples}):
+            for key, logits in self._interpreter.run(with_knob("anytime", self.memory), {"samples": samples}):
                 yield Prediction(exit_index=int(key.removeprefix("logits_")), logits=logits)
         else:
             self._check_exit(exit_index)
-            for _, logits in self._interpreter.run(f"infer/{exit_index}", {"samples": samples}):
+            name = with_knob(f"infer/{exit_index}", self.memory)
+            for _, logits in self._interpreter.run(name, {"samples": samples}):
                 yield Prediction(exit_index=exit_index, logits=logits)
 
     def preprocess(self, images: Array) -> FloatArray:
@@ -214,7 +216,7 @@ class Model:
             ManifestError: If a graph's answer has another shape than what it belongs to.
         """
         self._check_exit(exit_index)
-        name = f"train/{exit_index}/{self.memory}" if self.memory else f"train/{exit_index}"
+        name = with_knob(f"train/{exit_index}", self.memory)
         return self._accumulate(name, gradients, samples, labels, weights)
 
     def run(self, name: str, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -1,7 +1,8 @@
-"""ONNX Runtime sessions that share one thread pool and one arena, and copy no weights."""
+"""ONNX Runtime sessions that share one thread pool and one arena."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -16,11 +17,13 @@ _DOUBLING = 0
 _FIRST_REGION_BYTES = 1 << 25
 
 
-def open_session(path: Path) -> ort.InferenceSession:
+def open_session(path: Path, packed: Mapping[str, ort.OrtValue] | None = None) -> ort.InferenceSession:
     """Open a graph.
 
     Args:
         path: The graph's file; a graph with external data finds them beside it.
+        packed: Values for its constants, by name, of which ONNX Runtime may keep copies in an order that suits its
+            matrix products; None for a graph whose weights are inputs, or stay in their file.
 
     Raises:
         BundleError: If ONNX Runtime cannot read it.
@@ -32,8 +35,13 @@ def open_session(path: Path) -> ort.InferenceSession:
     # One arena for all: what one graph's call frees is what the next one's takes, without the system in between.
     options.add_session_config_entry("session.use_env_allocators", "1")
     options.enable_mem_pattern = False
-    # Prepacking copies constant weights into memory of its own, although the file is mapped.
-    options.add_session_config_entry("session.disable_prepacking", "1")
+    if packed is None:
+        # Prepacking copies constant weights into memory of its own, although the file is mapped.
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    else:
+        options.add_external_initializers(list(packed), list(packed.values()))
+        # It would make transposed copies of weights first; packing reads them in either order.
+        options.add_session_config_entry("optimization.disable_specified_optimizers", "ConstantFolding")
     options.log_severity_level = 3
     try:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edgefl.bundle import Bundle
+from edgefl.bundle.program import with_knob
 from edgefl.errors import SelfTestError
 from edgefl.runtime.model import Model
 from edgefl.runtime.weights import FloatArray
@@ -87,9 +88,10 @@ class Replay:
 def all_programs(bundle: Bundle) -> list[str]:
     """Return `infer` and `train` of each tested exit, and every memory knob of the deepest one."""
     exits = bundle.manifest.selftest.exits
+    plain = [f"{mode}/{e}" for e in exits for mode in ("infer", "train")]
+    deepest = tuple(f"{name}/" for name in plain[-2:])
     names = (*bundle.manifest.programs, *bundle.manifest.variants)
-    knobs = [name for name in names if name.startswith(f"train/{exits[-1]}/")]
-    return [f"{mode}/{e}" for e in exits for mode in ("infer", "train")] + knobs
+    return plain + [name for name in names if name.startswith(deepest)]
 
 
 def affordable_programs(model: Model, deepest_exit: int) -> list[str]:
@@ -100,8 +102,7 @@ def affordable_programs(model: Model, deepest_exit: int) -> list[str]:
         deepest_exit: One of the bundle's exits; the shallowest is always among the tested ones.
     """
     exits = [e for e in model.bundle.manifest.selftest.exits if e <= deepest_exit]
-    knob = f"/{model.memory}" if model.memory else ""
-    return [name for e in exits for name in (f"infer/{e}", f"train/{e}{knob}")]
+    return [with_knob(f"{mode}/{e}", model.memory) for e in exits for mode in ("infer", "train")]
 
 
 # What overflows is not finite any more, and that is looked at.

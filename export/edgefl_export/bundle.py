@@ -25,11 +25,12 @@ from edgefl.bundle.manifest import (
     Tensor,
     Variant,
 )
-from edgefl.bundle.program import Graph, Program
+from edgefl.bundle.program import Graph, PackedGraph, Program
 from edgefl.core.tensor_slice import TensorSlice
 from edgefl.core.tensors import TensorFile, aligned_order, encode_tensors
 from edgefl_export.costs import Counter
 from edgefl_export.graphs.block import TRANSPOSED
+from edgefl_export.graphs.packed import first_calls, frozen_inputs, packed_graph
 from edgefl_export.graphs.stand_alone import External, attach, inline
 from edgefl_export.model.network import AccumulatorNetwork
 from edgefl_export.selftest import SELFTEST_TOLERANCE, golden_values, tested_exits
@@ -51,7 +52,7 @@ class BundleParts:
         network: Backbone and adapter.
         exits: The exits, rising.
         programs: All programs by name.
-        variants: All variants of training programs by name.
+        variants: All variants of programs by name.
         graphs: All graphs that programs call, by name.
     """
 
@@ -81,6 +82,7 @@ def write_bundle(folder: Path, parts: BundleParts) -> Manifest:
             _write(folder / stand_alone[str(program.exit_index)], [model.SerializeToString(deterministic=True)])
     for name, graph in parts.graphs.items():
         _write(folder / f"{name}.onnx", [graph.SerializeToString(deterministic=True)])
+    packed = _packed_graphs(folder, parts, tensors)
     manifest = Manifest(
         schema="edgefl.bundle/1",
         bundle_id=bundle_id,
@@ -92,7 +94,7 @@ def write_bundle(folder: Path, parts: BundleParts) -> Manifest:
             file=_ADAPTER, header_bytes=TensorFile(folder / _ADAPTER).header_bytes, tensors=list(adapter)
         ),
         tensors=tensors,
-        graphs={name: _graph_facts(name, graph) for name, graph in parts.graphs.items()},
+        graphs={name: _graph_facts(name, graph, packed.get(name)) for name, graph in parts.graphs.items()},
         stand_alone=stand_alone,
         programs=dict(parts.programs),
         variants=dict(parts.variants),
@@ -108,9 +110,22 @@ def _costs(
     parts: BundleParts, tensors: Mapping[str, Tensor], adapter: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Cost]:
     counter = Counter(parts.graphs, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, adapter)
-    counted = {name: program for name, program in parts.programs.items() if program.mode in {"infer", "train"}}
-    costs = {name: counter.cost(program, program.batch or 1) for name, program in counted.items()}
-    return costs | {name: counter.cost(counted[v.program], v.batch) for name, v in parts.variants.items()}
+    counted = {name: program for name, program in parts.programs.items() if program.mode != "preprocess"}
+    costs = {name: counter.cost(program) for name, program in counted.items()}
+    return costs | {name: counter.variant_cost(v, counted[v.program]) for name, v in parts.variants.items()}
+
+
+def _packed_graphs(folder: Path, parts: BundleParts, tensors: Mapping[str, Tensor]) -> dict[str, PackedGraph]:
+    """Write the packed graphs that variants run and return what the manifest says of them, by the graph's name."""
+    frozen = [name for name, tensor in tensors.items() if tensor.file == _BACKBONE]
+    packing = [parts.programs[variant.program] for variant in parts.variants.values() if variant.packed]
+    packed = {}
+    for name, call in first_calls(packing).items():
+        if weights := frozen_inputs(parts.graphs[name], call, frozen):
+            packed[name] = PackedGraph(file=f"{name}_packed.onnx", weights=list(weights))
+            graph = packed_graph(parts.graphs[name], {w: _external(key, tensors) for w, key in weights.items()})
+            _write(folder / packed[name].file, [graph.SerializeToString(deterministic=True)])
+    return packed
 
 
 def _write(path: Path, data: Sequence[bytes | memoryview]) -> None:
@@ -167,18 +182,17 @@ def _tensor_table(folder: Path) -> dict[str, Tensor]:
 
 def _externals(program: Program, tensors: Mapping[str, Tensor]) -> dict[str, External]:
     """Return where the bundle tensors lie that a program reads, parts of tensors included."""
-    externals = {}
-    for key in {name for call in program.calls for name in call.inputs}:
-        if key.partition("[")[0] not in tensors:
-            continue
-        part = TensorSlice.parse(key)
-        tensor = tensors[part.name]
-        first = part.ranges[0][0] if part.ranges and part.ranges[0] else 0
-        row_bytes = tensor.num_bytes // tensor.shape[0]
-        externals[key] = External(
-            file=tensor.file, offset=tensor.offset + first * row_bytes, shape=part.shape(tuple(tensor.shape))
-        )
-    return dict(sorted(externals.items()))
+    read = {name for call in program.calls for name in call.inputs}
+    return {key: _external(key, tensors) for key in sorted(read) if key.partition("[")[0] in tensors}
+
+
+def _external(key: str, tensors: Mapping[str, Tensor]) -> External:
+    """Return where a tensor of the bundle lies, or rows of one."""
+    part = TensorSlice.parse(key)
+    tensor = tensors[part.name]
+    first = part.ranges[0][0] if part.ranges and part.ranges[0] else 0
+    row_bytes = tensor.num_bytes // tensor.shape[0]
+    return External(file=tensor.file, offset=tensor.offset + first * row_bytes, shape=part.shape(tuple(tensor.shape)))
 
 
 def _model_facts(network: AccumulatorNetwork) -> Model:
@@ -203,11 +217,12 @@ def _segments(exits: Sequence[int]) -> list[Segment]:
     return [Segment(exit_index=e, first_block=first, last_block=e) for first, e in zip(starts, exits, strict=True)]
 
 
-def _graph_facts(name: str, graph: onnx.ModelProto) -> Graph:
+def _graph_facts(name: str, graph: onnx.ModelProto, packed: PackedGraph | None) -> Graph:
     return Graph(
         file=f"{name}.onnx",
         inputs=[value.name for value in graph.graph.input],
         outputs=[value.name for value in graph.graph.output],
+        packed=packed,
     )
 
 

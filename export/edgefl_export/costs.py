@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
+import msgspec
 import onnx
 
-from edgefl.bundle.manifest import Cost
+from edgefl.bundle.manifest import Cost, Variant
 from edgefl.bundle.program import Call, Program
 from edgefl.core.tensor_slice import TensorSlice, merge_slices
 from edgefl_export.call_facts import CallFacts, Shape, read_facts
+from edgefl_export.graphs.packed import frozen_inputs
 
 __all__ = ["Counter"]
 
@@ -33,20 +35,21 @@ class Counter:
         self._graphs, self._tensors, self._adapter = graphs, tensors, adapter
         self._known: dict[tuple[str, tuple[Shape, ...]], CallFacts] = {}
 
-    def cost(self, program: Program, batch: int) -> Cost:
-        """Count an `infer` or `train` program.
+    def variant_cost(self, variant: Variant, program: Program) -> Cost:
+        """Count a variant of a program."""
+        cost = self.cost(msgspec.structs.replace(program, batch=variant.batch))
+        packed = self._packed_bytes(program) if variant.packed else 0
+        return msgspec.structs.replace(cost, planned_bytes=cost.planned_bytes + packed)
 
-        Args:
-            program: The program.
-            batch: Samples at once that its memory is planned for.
-        """
+    def cost(self, program: Program) -> Cost:
+        """Count any program but `preprocess`; where it takes any batch, memory is planned for one sample."""
         keys = {key for call in program.calls for key in call.inputs if self._is_stored(key)}
         macs = sum(facts.macs for _, facts in self._walk(program, 1))
         return Cost(
             macs=macs,
             parameters=sum(prod(self._stored(key)) for key in keys),
             trainable_parameters=sum(prod(p.shape(self._adapter[p.name])) for p in merge_slices(program.coverage)),
-            planned_bytes=self._planned_bytes(program, batch),
+            planned_bytes=self._planned_bytes(program, program.batch or 1),
         )
 
     def _planned_bytes(self, program: Program, batch: int) -> int:
@@ -67,6 +70,16 @@ class Counter:
             held |= {name: size for name, size in zip(call.outputs, facts.outputs, strict=True) if name in needed}
             held = {name: size for name, size in held.items() if name in program.inputs or needed[name] > position}
         return standing + peak
+
+    def _packed_bytes(self, program: Program) -> int:
+        """Return the bytes of frozen tensors that are packed, once for each graph and block."""
+        frozen = self._tensors.keys() - self._adapter.keys()
+        packed = {
+            (call.graph, key)
+            for call in program.calls
+            for key in frozen_inputs(self._graphs[call.graph], call, frozen).values()
+        }
+        return sum(4 * prod(self._stored(key)) for _, key in packed)
 
     def _walk(self, program: Program, batch: int) -> list[tuple[Call, CallFacts]]:
         shapes = {

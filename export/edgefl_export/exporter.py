@@ -12,7 +12,7 @@ import onnx
 
 from edgefl.bundle import Bundle
 from edgefl.bundle.manifest import Variant
-from edgefl.bundle.program import Call, Input, Program
+from edgefl.bundle.program import Call, Input, Program, with_knob
 from edgefl.runtime.model import Model
 from edgefl_export.bundle import BundleParts, write_bundle
 from edgefl_export.compose import Composer
@@ -22,7 +22,7 @@ from edgefl_export.lowering import Lowering
 from edgefl_export.model.network import AccumulatorNetwork
 from edgefl_export.parity import Parity, check_parity, measure_parity, trained_adapter
 
-__all__ = ["ExportResult", "Progress", "export_bundle", "lower_graphs", "training_programs", "training_variants"]
+__all__ = ["ExportResult", "Progress", "export_bundle", "knob_variants", "lower_graphs", "training_programs"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done and how many there are."""
@@ -76,7 +76,7 @@ def export_bundle(
     started = time.perf_counter()
     with new_folder(out, force=force) as folder:
         programs = _programs(Composer(Catalog(network)), exits, batch)
-        variants = training_variants(exits, batch)
+        variants = knob_variants(exits, batch)
         graphs = lower_graphs(network, programs, progress)
         parts = BundleParts(network=network, exits=exits, programs=programs, variants=variants, graphs=graphs)
         manifest = write_bundle(folder, parts)
@@ -103,13 +103,23 @@ def training_programs(composer: Composer, exits: Sequence[int], batch: int) -> d
     return programs | {f"train/{e}/lean": composer.train(e, _half(batch), "little") for e in exits}
 
 
-def training_variants(exits: Sequence[int], batch: int) -> dict[str, Variant]:
-    """Return by name what differs from `train/E` only in its batch, for arguments as of `training_programs`."""
-    return {
-        f"train/{e}/{memory}": Variant(program=f"train/{e}", batch=size)
+def knob_variants(exits: Sequence[int], batch: int) -> dict[str, Variant]:
+    """Return by name what memory knobs make of programs as they are, for arguments as of `training_programs`.
+
+    Training with `lean` is missing: that is a program of its own.
+    """
+    answering = ["anytime", *(f"infer/{e}" for e in exits)]
+    inference = {
+        with_knob(name, memory): Variant(program=name, batch=None, packed=memory == "fast")
+        for name in answering
+        for memory in ("lean", "balanced", "fast")
+    }
+    training = {
+        with_knob(f"train/{e}", memory): Variant(program=f"train/{e}", batch=size, packed=memory == "fast")
         for e in exits
         for memory, size in (("balanced", _half(batch)), ("fast", batch))
     }
+    return inference | training
 
 
 def _half(batch: int) -> int:

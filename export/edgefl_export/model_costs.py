@@ -6,7 +6,7 @@ from edgefl.bundle.manifest import Cost
 from edgefl.plan.models import ModelDescription
 from edgefl_export.compose import Composer
 from edgefl_export.costs import Counter
-from edgefl_export.exporter import lower_graphs, training_programs, training_variants
+from edgefl_export.exporter import knob_variants, lower_graphs, training_programs
 from edgefl_export.graphs.block import TRANSPOSED
 from edgefl_export.graphs.catalog import Catalog
 from edgefl_export.progress import shown_progress
@@ -45,7 +45,6 @@ def model_costs(description: ModelDescription) -> dict[str, Cost]:
         for name, tensor in network.backbone.frozen().items()
     }
     counter = Counter(graphs, frozen | adapter, adapter)
-    variants = training_variants(exits, description.batch)
-    costs = {name: counter.cost(programs[variant.program], variant.batch) for name, variant in variants.items()}
-    lean = {name: program for name, program in programs.items() if name.endswith("/lean")}
-    return costs | {name: counter.cost(program, program.batch or 1) for name, program in lean.items()}
+    variants = knob_variants(exits, description.batch).items()
+    costs = {name: counter.variant_cost(v, programs[v.program]) for name, v in variants if v.program in programs}
+    return costs | {name: counter.cost(program) for name, program in programs.items() if name.endswith("/lean")}

@@ -47,6 +47,7 @@ def named(path: str) -> Tamper:
 
 
 CALL = ("programs", "infer/0", "calls", 0)
+PACKED = ("graphs", "block", "packed", "weights")
 HOSTILE: dict[str, tuple[Tamper, type[BundleError], str]] = {
     "a later schema": (put("edgefl.bundle/2", "schema"), NewerBundleError, "update edgefl"),
     "an unknown schema": (put("edgefl.bundle/one", "schema"), ManifestError, "expected edgefl.bundle/1"),
@@ -110,7 +111,32 @@ HOSTILE: dict[str, tuple[Tamper, type[BundleError], str]] = {
     "a program without its cost": (drop("costs", "infer/0"), ManifestError, "no entry in `costs`"),
     "a variant without its cost": (drop("costs", "train/0/fast"), ManifestError, "no entry in `costs`"),
     "a variant of nothing": (put("train/9", "variants", "train/0/fast", "program"), ManifestError, "is of 'train/9'"),
-    "a variant of inference": (put("infer/0", "variants", "train/0/fast", "program"), ManifestError, "is of 'infer/0'"),
+    "a variant of another program": (
+        put("infer/0", "variants", "train/0/fast", "program"),
+        ManifestError,
+        "is of 'infer/0', which is no program of its name",
+    ),
+    "a variant of preprocessing": (
+        lambda fields: fields["variants"].update(
+            {"preprocess/fast": {"program": "preprocess", "batch": None, "packed": True}}
+        ),
+        ManifestError,
+        "is of 'preprocess'",
+    ),
+    "a packed graph whose hash is not listed": (
+        drop("files", "block_packed.onnx"),
+        ManifestError,
+        "'block_packed.onnx'",
+    ),
+    "a packed graph of a weight its graph does not take": (put(["ghost"], *PACKED), ManifestError, "not some of its"),
+    "a packed graph of the same weight twice": (put(["cls", "cls"], *PACKED), ManifestError, "not some of its inputs"),
+    "a packed graph without weights": (put([], *PACKED), ManifestError, "length"),
+    "a packed graph of what a call makes": (put(["cls"], *PACKED), ManifestError, "packs 'cls'"),
+    "a packed graph of the adapter": (
+        lambda fields: fields["graphs"]["answer"].update(packed={"file": "block.onnx", "weights": ["client_token"]}),
+        ManifestError,
+        "packs 'accumulator.client_token'",
+    ),
     "a variant of no samples": (put(0, "variants", "train/0/fast", "batch"), ManifestError, "batch"),
     "a self-test whose hash is not listed": (drop("files", "selftest.safetensors"), ManifestError, "as the self-test"),
     "a self-test that is the adapter": (put("adapter.safetensors", "selftest", "file"), ManifestError, "self-test"),

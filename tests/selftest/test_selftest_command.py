@@ -18,7 +18,7 @@ def test_a_device_that_is_right_gets_a_table_a_line_and_0(capsys: pytest.Capture
 
     out, err = capsys.readouterr()
     assert "relative deviation, at most 1e-04" in out
-    assert "this device computes what the exporter computed (9 programs, " in out
+    assert "this device computes what the exporter computed (12 programs, " in out
     assert "!" not in out
     assert err == ""
 
@@ -32,7 +32,7 @@ def test_the_report_has_a_record_for_each_exit_and_quantity(capsys: pytest.Captu
     assert (report["schema"], report["command"]) == ("edgefl.report/1", "selftest")
     assert report["settings"]["bundle"] == Bundle(GOLDEN).manifest.bundle_id
     assert report["settings"]["tolerance"] == 1e-4
-    assert len(report["settings"]["programs"]) == 9
+    assert len(report["settings"]["programs"]) == 12
     *deviations, seconds = report["records"]
     assert {(r["labels"]["exit"], r["labels"]["quantity"]) for r in deviations} == {
         (e, quantity) for e in (0, 1, 2) for quantity in ("logits", "loss", "gradient_norm")

@@ -62,11 +62,11 @@ def inline(program: Program, graphs: Mapping[str, onnx.ModelProto]) -> onnx.Mode
 
 
 def attach(model: onnx.ModelProto, externals: Mapping[str, External]) -> None:
-    """Give an inlined program its weights, as tensors that stay in the files where they lie.
+    """Give a graph weights, as tensors that stay in the files where they lie.
 
     Args:
-        model: From `inline`.
-        externals: The bundle tensors it reads, by key.
+        model: The graph.
+        externals: The bundle tensors it reads, by the name it has for them.
     """
     model.graph.initializer.extend(_external(key, tensor) for key, tensor in externals.items())
 
