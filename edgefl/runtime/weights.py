@@ -23,7 +23,7 @@ class Weights:
     Args:
         bundle: The bundle.
         adapter: The trainable tensors by name.
-        most_mapped_bytes: After so many bytes of frozen tensors have been looked up the kernel is let to drop their
+        most_mapped_bytes: After so many bytes of frozen tensors have been read the kernel is let to drop their
             pages; reading them again costs less time than saving as much memory in another way.
 
     Attributes:
@@ -43,21 +43,31 @@ class Weights:
         Args:
             key: `name` or `name[start:stop]`.
         """
-        trainable = key.partition("[")[0] in self._trainable
         if key not in self._values:
             part = TensorSlice.parse(key)
-            array = self.adapter[part.name][part.index] if trainable else self._bundle.frozen(key)
+            array = self.adapter[part.name][part.index] if self._trains(key) else self._bundle.frozen(key)
             self._values[key] = ort.OrtValue.ortvalue_from_numpy(array)
-        value = self._values[key]
-        self._mapped_bytes += 0 if trainable else value.tensor_size_in_bytes()
+        return self._values[key]
+
+    def has(self, key: str) -> bool:
+        """Say whether a key names a tensor of the bundle, or a part of one."""
+        return key.partition("[")[0] in self._bundle.manifest.tensors
+
+    def mapped_bytes(self, key: str) -> int:
+        """Return the bytes of a tensor, or of a part of one, that is read where it is mapped; 0 if it is trainable."""
+        return 0 if self._trains(key) else int(self.value(key).tensor_size_in_bytes())
+
+    def note_read(self, mapped_bytes: int) -> None:
+        """Take note that so many bytes of frozen tensors have been read."""
+        self._mapped_bytes += mapped_bytes
         if self._mapped_bytes > self._most_mapped_bytes:
             self._bundle.release()
             self._mapped_bytes = 0
-        return value
 
     def use_adapter(self, adapter: Mapping[str, FloatArray]) -> None:
         """Read trainable tensors from other arrays from now on."""
         self.adapter = adapter
-        self._values = {
-            key: value for key, value in self._values.items() if key.partition("[")[0] not in self._trainable
-        }
+        self._values = {key: value for key, value in self._values.items() if not self._trains(key)}
+
+    def _trains(self, key: str) -> bool:
+        return key.partition("[")[0] in self._trainable

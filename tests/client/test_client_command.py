@@ -101,7 +101,7 @@ def test_a_device_that_computes_something_else_ends_with_4_before_the_server_is_
         said = refusal(command(samples, server.url, bundle=bundle), exit_code=4)
         assert not server.asked
 
-        assert "does not compute what the exporter computed: exit 2 logits 5.0e-01 (infer/2)" in said
+        assert "does not compute what the exporter computed: exit 2 logits 5.0e-01 (infer/2/balanced)" in said
         assert not (samples.parent / "state").exists()
         with running(command(samples, server.url, "--deepest-exit", "1", bundle=bundle)) as process:
             wait_until(lambda: bool(fleet.online), 60, "the client joins")

@@ -1,0 +1,59 @@
+"""The graphs of a bundle that are open, and the shapes they make."""
+
+from __future__ import annotations
+
+import onnxruntime as ort
+
+from edgefl.bundle import Bundle
+from edgefl.errors import ManifestError
+from edgefl.runtime.output_shapes import Shape, resolve_shapes
+from edgefl.runtime.sessions import open_session
+from edgefl.runtime.steps import Step
+from edgefl.runtime.weights import Weights
+
+__all__ = ["OpenGraphs"]
+
+
+class OpenGraphs:
+    """Opens graphs when they are first asked for: one session for all calls, or one for each list of packed tensors."""
+
+    def __init__(self, bundle: Bundle, weights: Weights) -> None:
+        self._bundle, self._weights = bundle, weights
+        self._sessions: dict[tuple[str, tuple[tuple[str, str], ...]], ort.InferenceSession] = {}
+
+    def session(self, step: Step) -> ort.InferenceSession:
+        """Return the session that runs a call.
+
+        Raises:
+            BundleError: If ONNX Runtime cannot read the graph.
+            ManifestError: If the graph is not the one the manifest describes.
+        """
+        key = (step.graph, step.packed)
+        if key not in self._sessions:
+            self._sessions[key] = self._opened(step)
+        return self._sessions[key]
+
+    def output_shapes(self, step: Step, given: tuple[Shape | None, ...]) -> dict[str, Shape | None]:
+        """Return the shapes of a call's outputs by their names in the graph; None where they cannot be told.
+
+        Args:
+            step: The call.
+            given: Shape of each of its inputs; None for tensors of the bundle and where it is not known.
+        """
+        session = self.session(step)
+        declared = {node.name: node.shape for node in session.get_outputs() if node.type == "tensor(float)"}
+        shapes: dict[str, Shape | None] = dict.fromkeys(self._bundle.manifest.graphs[step.graph].outputs)
+        return shapes | resolve_shapes([node.shape for node in session.get_inputs()], given, declared)
+
+    def _opened(self, step: Step) -> ort.InferenceSession:
+        graph = self._bundle.manifest.graphs[step.graph]
+        if graph.packed is not None and step.packed:
+            weights = {name: self._weights.value(key) for name, key in step.packed}
+            session = open_session(self._bundle.path(graph.packed.file), weights)
+            self._bundle.release()  # what was packed is seldom read again
+        else:
+            session = open_session(self._bundle.path(graph.file))
+        found = [[node.name for node in nodes] for nodes in (session.get_inputs(), session.get_outputs())]
+        if found != [[name for name, _ in step.inputs], graph.outputs]:
+            raise ManifestError(f"graph {step.graph!r} has other inputs or outputs than the manifest says: {found}")
+        return session
