@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["ANONYMOUS_METHOD", "anonymous_rss", "mapped_rss", "peak_rss"]
+__all__ = ["ANONYMOUS_METHOD", "anonymous_rss", "mapped_rss", "peak_rss", "peak_rss_of_children"]
 
 ANONYMOUS_METHOD = "RssAnon sampled between program calls, a lower bound"
 
@@ -19,9 +19,18 @@ def peak_rss() -> int:
     windows_peak = getattr(psutil.Process().memory_info(), "peak_wset", None)
     if windows_peak is not None:
         return int(windows_peak)
+    return _most_resident(of_children=False)
+
+
+def peak_rss_of_children() -> int:
+    """Return the most bytes that any of the processes this one has waited for had resident; 0 on Windows."""
+    return 0 if sys.platform == "win32" else _most_resident(of_children=True)
+
+
+def _most_resident(*, of_children: bool) -> int:
     import resource  # Windows does not have it
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN if of_children else resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 

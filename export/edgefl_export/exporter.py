@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from edgefl.bundle import Bundle
 from edgefl.bundle.manifest import Variant
@@ -18,14 +17,11 @@ from edgefl_export.bundle import BundleParts, write_bundle
 from edgefl_export.compose import Composer
 from edgefl_export.folder import new_folder
 from edgefl_export.graphs.catalog import Catalog
-from edgefl_export.lowering import Lowering
+from edgefl_export.lowering import Progress, lower_graphs
 from edgefl_export.model.network import AccumulatorNetwork
 from edgefl_export.parity import Parity, check_parity, measure_parity, trained_adapter
 
-__all__ = ["ExportResult", "Progress", "export_bundle", "knob_variants", "lower_graphs", "training_programs"]
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many steps are done and how many there are."""
+__all__ = ["ExportResult", "export_bundle", "knob_variants", "training_programs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,19 +135,6 @@ def _programs(composer: Composer, exits: Sequence[int], batch: int) -> dict[str,
     programs |= {f"infer/{e}": composer.infer(e) for e in exits}
     programs |= {"anytime": composer.anytime(exits)}
     return programs | training_programs(composer, exits, batch)
-
-
-def lower_graphs(
-    network: AccumulatorNetwork, programs: Mapping[str, Program], progress: Progress
-) -> dict[str, onnx.ModelProto]:
-    """Return the graphs that programs call, by name."""
-    lowering = Lowering(Catalog(network))
-    names = list(dict.fromkeys(call.graph for program in programs.values() for call in program.calls))
-    graphs = {}
-    for done, name in enumerate(names):
-        progress(f"graph {name}", done, len(names))
-        graphs[name] = lowering.graph(name)
-    return graphs
 
 
 def _parity(

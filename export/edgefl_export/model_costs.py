@@ -6,9 +6,10 @@ from edgefl.bundle.manifest import Cost
 from edgefl.plan.models import ModelDescription
 from edgefl_export.compose import Composer
 from edgefl_export.costs import Counter
-from edgefl_export.exporter import knob_variants, lower_graphs, training_programs
+from edgefl_export.exporter import knob_variants, training_programs
 from edgefl_export.graphs.block import TRANSPOSED
 from edgefl_export.graphs.catalog import Catalog
+from edgefl_export.lowering import lower_graphs
 from edgefl_export.progress import shown_progress
 from edgefl_export.settings import make_network
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import Progress
 
-from edgefl_export.exporter import Progress as Report
+from edgefl_export.lowering import Progress as Report
 
 __all__ = ["shown_progress"]
 

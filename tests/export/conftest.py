@@ -10,8 +10,7 @@ import pytest
 from edgefl.bundle import Bundle
 from edgefl.runtime.model import Model
 from edgefl_export.exporter import ExportResult
-from edgefl_export.graphs.catalog import Catalog
-from edgefl_export.lowering import Lowering
+from edgefl_export.lowering import lower_graph
 from tests.export.networks import embedded_network
 from tests.golden.make_bundle import export_golden
 
@@ -40,7 +39,8 @@ def golden_model(golden_export: ExportResult) -> Model:
 @pytest.fixture(scope="session")
 def embedded_graphs() -> Mapping[str, onnx.ModelProto]:
     """The graphs that inference with the embedded backbone calls, by name."""
-    lowering = Lowering(Catalog(embedded_network()))
+    network = embedded_network()
     return {
-        name: lowering.graph(name) for name in ("embed", "open_history", "block", "block_exit", "modulate", "answer")
+        name: lower_graph(network, name)
+        for name in ("embed", "open_history", "block", "block_exit", "modulate", "answer")
     }

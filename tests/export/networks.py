@@ -8,8 +8,7 @@ import onnx
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from edgefl_export.graphs.catalog import Catalog
-from edgefl_export.lowering import Lowering
+from edgefl_export.lowering import lower_graph
 from edgefl_export.model.backbone import Backbone, Source, load_backbone
 from edgefl_export.model.config import AccumulatorConfig, paper_mlp_dim
 from edgefl_export.model.network import AccumulatorNetwork
@@ -56,4 +55,4 @@ def embedded_network(**settings: Any) -> AccumulatorNetwork:
 
 def lowered(network: AccumulatorNetwork, name: str) -> onnx.ModelProto:
     """Lower one graph of a network."""
-    return Lowering(Catalog(network)).graph(name)
+    return lower_graph(network, name)
