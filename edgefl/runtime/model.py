@@ -275,6 +275,7 @@ class Model:
                     loss += _scalar(name, value)
                 else:
                     gradients.add(key, value)
+                del value  # or it would stay while the next one is made
         return loss
 
     def _check_exit(self, exit_index: int) -> None:

@@ -15,6 +15,7 @@ __all__ = ["open_session", "share_resources"]
 
 _DOUBLING = 0
 _FIRST_REGION_BYTES = 1 << 25
+_NOT_OPTIMIZED = "optimization.disable_specified_optimizers"
 
 
 def open_session(path: Path, packed: Mapping[str, ort.OrtValue] | None = None) -> ort.InferenceSession:
@@ -35,13 +36,17 @@ def open_session(path: Path, packed: Mapping[str, ort.OrtValue] | None = None) -
     # One arena for all: what one graph's call frees is what the next one's takes, without the system in between.
     options.add_session_config_entry("session.use_env_allocators", "1")
     options.enable_mem_pattern = False
+    # As the graph is written, which keeps few tensors alive; by default onnxruntime begins with what the outputs need.
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if packed is None:
         # Prepacking copies constant weights into memory of its own, although the file is mapped.
         options.add_session_config_entry("session.disable_prepacking", "1")
+        # GELU with a bias takes another tensor of its size to work in.
+        options.add_session_config_entry(_NOT_OPTIMIZED, "BiasGeluFusion")
     else:
         options.add_external_initializers(list(packed), list(packed.values()))
         # It would make transposed copies of weights first; packing reads them in either order.
-        options.add_session_config_entry("optimization.disable_specified_optimizers", "ConstantFolding")
+        options.add_session_config_entry(_NOT_OPTIMIZED, "ConstantFolding")
     options.log_severity_level = 3
     try:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

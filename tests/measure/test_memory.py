@@ -12,11 +12,11 @@ from edgefl.measure.memory import anonymous_rss, mapped_rss, peak_rss
 MIB = 1024 * 1024
 
 
-def mapped(path: Path) -> np.memmap[Any, np.dtype[np.uint8]]:
-    """Write a file of one MiB, map it and touch all of its pages."""
-    path.write_bytes(b"\1" * MIB)
+def mapped(path: Path, mebibytes: int = 1) -> np.memmap[Any, np.dtype[np.uint8]]:
+    """Write a file, map it and touch all of its pages."""
+    path.write_bytes(b"\1" * (mebibytes * MIB))
     array = np.memmap(path, dtype=np.uint8, mode="r")
-    assert int(array.sum()) == MIB
+    assert int(array.sum()) == mebibytes * MIB
     return array
 
 
@@ -47,11 +47,12 @@ def test_memory_of_one_s_own_is_anonymous_and_mapped_files_are_not(tmp_path: Pat
     before = anonymous_rss()
     array = np.ones(64 * MIB, np.uint8)
     with_array = anonymous_rss()
-    file = mapped(tmp_path / "weights")
+    file = mapped(tmp_path / "weights", 64)
 
+    # Other threads of this process may take a little meanwhile.
     assert 63 * MIB < with_array - before < 72 * MIB
-    assert anonymous_rss() - with_array < MIB // 2
-    assert len(array) + len(file) == 65 * MIB
+    assert anonymous_rss() - with_array < 32 * MIB
+    assert len(array) + len(file) == 128 * MIB
 
 
 def test_the_peak_stays_when_the_memory_is_gone() -> None:

@@ -33,7 +33,7 @@ def test_lengths_are_sums_of_products_of_the_inputs_lengths(
 
 def test_every_shape_of_the_golden_bundles_training_graphs_is_known_and_right() -> None:
     bundle = Bundle(GOLDEN)
-    sizes = {"batch": 3, "tokens": 2, "tokens_out": 3, "rows": 4, "in": 5, "out": 6, "size": 2}
+    sizes = {"batch": 3, "tokens": 2, "tokens + 1": 3, "rows": 4, "in": 5, "out": 6, "size": 2}
     graphs = {call.graph for name in ("train/2", "train/2/lean") for call in bundle.program(name).calls}
     for graph in graphs:
         session = open_session(bundle.path(bundle.manifest.graphs[graph].file))

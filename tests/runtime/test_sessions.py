@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnxruntime as ort
 import pytest
 
 from edgefl.errors import BundleError
@@ -17,6 +18,7 @@ def test_all_sessions_share_one_pool_of_threads_and_one_arena_and_copy_no_weight
     assert not options.use_per_session_threads
     assert options.get_session_config_entry("session.use_env_allocators") == "1"
     assert options.get_session_config_entry("session.disable_prepacking") == "1"
+    assert options.execution_order == ort.ExecutionOrder.PRIORITY_BASED
 
 
 def test_a_file_that_is_no_graph_is_refused_by_its_name(tmp_path: Path) -> None:

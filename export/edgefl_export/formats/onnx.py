@@ -21,7 +21,7 @@ OPSET = 20
 IR_VERSION = 10
 
 Axes = Mapping[int, str]
-"""Names of an input's symbolic axes, by position."""
+"""Names of an input's symbolic axes, by position; `tokens+1` is one longer than `tokens`."""
 
 
 def lower(
@@ -43,8 +43,10 @@ def lower(
     Returns:
         A model with the names given, opset `OPSET`, IR `IR_VERSION` and no metadata.
     """
-    dims = {axis: torch.export.Dim(axis, min=1) for named in axes.values() for axis in named.values()}
-    shapes = tuple({position: dims[axis] for position, axis in axes.get(name, {}).items()} for name in inputs)
+    dims = {
+        axis: torch.export.Dim(axis, min=1) for named in axes.values() for axis in named.values() if "+" not in axis
+    }
+    shapes = tuple({position: _length(axis, dims) for position, axis in axes.get(name, {}).items()} for name in inputs)
     with _quietly():
         program = torch.onnx.export(
             module.eval(),
@@ -60,6 +62,11 @@ def lower(
         )
     model = program.model_proto  # type: ignore[union-attr]  # None only without dynamo
     return strip(model)
+
+
+def _length(axis: str, dims: Mapping[str, torch.export.Dim]) -> torch.export.Dim:
+    name, _, more = axis.partition("+")
+    return dims[name] + int(more) if more else dims[name]
 
 
 def to_model(graph: onnx.GraphProto) -> onnx.ModelProto:

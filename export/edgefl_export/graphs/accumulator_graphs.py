@@ -30,7 +30,7 @@ __all__ = ["MODULATED", "SAVED", "AccumulatorGraphs"]
 _EXAMPLE_TOKENS = 3
 _BATCH = {0: "batch"}
 _HISTORY = {0: "batch", 2: "tokens"}
-_LONGER = {0: "batch", 2: "tokens_out"}
+_LONGER = {0: "batch", 2: "tokens+1"}
 
 
 class AccumulatorGraphs:
@@ -138,7 +138,7 @@ class AccumulatorGraphs:
             axes=dict.fromkeys(batch, _BATCH)
             | dict.fromkeys(("keys", "values"), _HISTORY)
             | dict.fromkeys(("at_keys_out", "at_values_out"), _LONGER)
-            | {"weights": {0: "batch", 3: "tokens_out"}},
+            | {"weights": {0: "batch", 3: "tokens+1"}},
         )
 
     def _answer(self) -> GraphSpec:
