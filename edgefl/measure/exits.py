@@ -96,7 +96,13 @@ def _records(bundle: Bundle, task: Task, raw: Raw, baseline: Raw) -> list[Record
             labels=labels,
             method="RssAnon after the imports alone",
         ),
-        Record(name="mapped_weights", unit="byte", value=raw.mapped_weights, labels=labels, method="Rss in smaps"),
+        Record(
+            name="mapped_weights",
+            unit="byte",
+            value=raw.mapped_weights,
+            labels=labels,
+            method="Rss in smaps after a run",
+        ),
         Record(
             name="latency",
             unit="ms",
