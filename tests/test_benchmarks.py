@@ -86,11 +86,16 @@ def test_the_training_benchmark_writes_its_records(tmp_path: Path) -> None:
 def test_the_inference_benchmark_writes_its_records(tmp_path: Path) -> None:
     records = _run("infer", tmp_path, "--exits", "0", "--cache", str(tmp_path / "cache"))
 
-    ways, peers = ("infer", "stand-alone", "anytime"), ("torch", "one-graph")
-    of_sides = {_labels(side="edgefl", exit=0, memory="none", program=way) for way in ways}
+    programs = [(program, memory) for program in ("infer", "anytime") for memory in ("balanced", "fast")]
+    ways, peers = [*programs, ("stand-alone", "none")], ("torch", "one-graph")
+    of_sides = {_labels(side="edgefl", exit=0, memory=memory, program=program) for program, memory in ways}
     of_sides |= {_labels(side=peer, exit=0, memory="none") for peer in peers}
-    pairs = {(way, other) for way in ways for other in (*peers, "stand-alone") if way != other}
-    of_ratios = {_labels(against=other, exit=0, memory="none", program=way) for way, other in pairs}
+    of_ratios = {
+        _labels(against=other, exit=0, memory=memory, program=program)
+        for program, memory in ways
+        for other in (*peers, "stand-alone")
+        if program != other
+    }
     assert records["infer_ms"] == records["peak_rss"] == records["baseline_rss"] == of_sides
     assert records["infer_ms_ratio"] == records["peak_rss_ratio"] == of_ratios
     assert records["load_elsewhere"] == {_labels(exit=0)}

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edgefl.bundle.program import Graph, Program, check_answers, check_program
+from edgefl.bundle.program import Graph, Program, check_answers, check_inputs, check_program
 from edgefl.bundle.readable import readable_json
 from edgefl.errors import ManifestError, NewerBundleError, PathOutsideError
 
@@ -117,14 +117,14 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Counted cost of one program, for one sample.
+    """Counted cost of one program; all but its memory for one sample.
 
     Attributes:
         macs: Multiply-accumulates of the matrix products.
         parameters: Elements of all tensors it reads.
         trainable_parameters: Elements its gradient reaches; 0 for inference.
         planned_bytes: Largest sum of all tensors alive at once, without the mapped weights, at the program's batch, or
-            for one sample where that is any; in training with adapter, gradient and velocity.
+            for one sample where that is any; in training with the adapter and its velocity, and with what is packed.
     """
 
     macs: _Natural
@@ -257,6 +257,7 @@ def _check(manifest: Manifest) -> None:
     shapes = {name: tensor.shape for name, tensor in manifest.tensors.items()}
     for name, program in manifest.programs.items():
         check_answers(name, program, manifest.exits)
+        check_inputs(name, program)
         check_program(name, program, manifest.graphs, shapes)
         if program.mode != "preprocess" and name not in manifest.costs:
             raise ManifestError(f"program {name!r} has no entry in `costs`")
@@ -281,6 +282,8 @@ def _check_variants(manifest: Manifest) -> None:
         varied = manifest.programs.get(variant.program)
         if varied is None or varied.mode == "preprocess" or not name.startswith(f"{variant.program}/"):
             raise ManifestError(f"variant {name!r} is of {variant.program!r}, which is no program of its name")
+        if varied.mode != "train" and variant.batch is not None:
+            raise ManifestError(f"variant {name!r} takes {variant.batch} samples; expected any number")
         if name in manifest.programs or name not in manifest.costs:
             raise ManifestError(f"variant {name!r} is a program too, or has no entry in `costs`")
         if variant.packed:

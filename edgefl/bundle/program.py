@@ -13,7 +13,17 @@ import msgspec
 from edgefl.core.tensor_slice import TensorSlice
 from edgefl.errors import ManifestError
 
-__all__ = ["Call", "Graph", "Input", "PackedGraph", "Program", "check_answers", "check_program", "with_knob"]
+__all__ = [
+    "Call",
+    "Graph",
+    "Input",
+    "PackedGraph",
+    "Program",
+    "check_answers",
+    "check_inputs",
+    "check_program",
+    "with_knob",
+]
 
 _Size = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -129,6 +139,31 @@ def check_answers(name: str, program: Program, exits: Sequence[int]) -> None:
         fits, expected = sorted(program.outputs) == wanted and single, f"{', '.join(wanted)}, one tensor each"
     if not fits:
         raise ManifestError(f"program {name!r} answers {', '.join(program.outputs) or 'nothing'}, expected {expected}")
+
+
+_INPUTS = {
+    "preprocess": {"images": ("uint8", 4)},
+    "infer": {"samples": ("float32", 4)},
+    "anytime": {"samples": ("float32", 4)},
+    "train": {"samples": ("float32", 4), "labels": ("int64", 1), "weights": ("float32", 1)},
+}
+"""What programs of each mode are given: dtype and number of axes, by name."""
+
+
+def check_inputs(name: str, program: Program) -> None:
+    """Refuse a program that is not given what programs of its mode are given.
+
+    Raises:
+        ManifestError: If an input has another name, dtype or number of axes; or takes a certain number of samples
+            where only any number will do.
+    """
+    found = {key: (given.dtype, len(given.shape)) for key, given in program.inputs.items()}
+    if found != _INPUTS[program.mode]:
+        raise ManifestError(f"program {name!r} is given {found}; expected {_INPUTS[program.mode]}")
+    # Only a training program's answers add up over pieces of a batch.
+    lengths = {given.shape[0] for given in program.inputs.values()}
+    if len(lengths) > 1 or (program.mode != "train" and (lengths, program.batch) != ({None}, None)):
+        raise ManifestError(f"program {name!r} takes {lengths} samples, batch {program.batch}; expected any number")
 
 
 def check_program(

@@ -37,7 +37,8 @@ def training_steps(costs: Mapping[str, Cost], *, batch: int, flops_per_second: f
                 exit_index=int(match[1]),
                 memory=cast(Memory, match[2] or "balanced"),
                 planned_bytes=cost.planned_bytes,
-                mapped_bytes=_VALUE_BYTES * (cost.parameters - cost.trainable_parameters),
+                # `fast` packs them, and its planned bytes have them already.
+                mapped_bytes=0 if match[2] == "fast" else _VALUE_BYTES * (cost.parameters - cost.trainable_parameters),
                 upload_bytes=_VALUE_BYTES * cost.trainable_parameters,
                 seconds=2.0 * cost.macs * batch / flops_per_second,
             )

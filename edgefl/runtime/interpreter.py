@@ -18,14 +18,14 @@ from edgefl.runtime.output_shapes import Shape
 from edgefl.runtime.prepared import Prepared, PreparedCall, prepare
 from edgefl.runtime.sessions import share_resources
 from edgefl.runtime.steps import Step, plan_steps
-from edgefl.runtime.weights import Weights
+from edgefl.runtime.weights import FloatArray, Weights
 
 __all__ = ["Interpreter"]
 
 Array = np.ndarray[Any, Any]
 
-_MOST_PREPARED = 8
-"""Programs and shapes of inputs kept ready; each is some hundred small objects, their memory is shared."""
+_MOST_PREPARED = 4
+"""Programs and shapes of inputs kept ready, with the memory they use, most of which they share."""
 
 
 class Interpreter:
@@ -46,6 +46,15 @@ class Interpreter:
         self._plans: dict[str, tuple[Step, ...]] = {}
         self._buffers = Buffers()
         self._idle: dict[tuple[str, tuple[Shape, ...]], Prepared] = {}
+
+    def use_adapter(self, tensors: Mapping[str, FloatArray]) -> None:
+        """Use other trainable tensors in all programs that begin from now on; nothing keeps the old ones.
+
+        Raises:
+            AdapterLayoutError: If they are not the bundle's adapter tensors, float32 in C order.
+        """
+        self.weights.use_adapter(tensors)
+        self._idle.clear()
 
     def run(self, name: str, inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
         """Run a program.
@@ -91,13 +100,17 @@ class Interpreter:
         """Lend out a prepared program; a run that begins meanwhile, in a thread or between answers, gets another."""
         key = (name, tuple(shapes.values()))
         prepared = self._idle.pop(key, None)
-        if prepared is None or prepared.adapter is not self.weights.adapter or not self._buffers.claim(prepared.arrays):
+        if prepared is None or not self._buffers.claim(prepared.arrays):
+            prepared = self._prepare(name, program, shapes)
+        while prepared.generation is not self.weights.generation:
+            self._buffers.give_back(prepared.arrays)
             prepared = self._prepare(name, program, shapes)
         try:
             yield prepared
         finally:
             self._buffers.give_back(prepared.arrays)
-            self._idle[key] = prepared
+            if prepared.generation is self.weights.generation:
+                self._idle[key] = prepared
 
     def _prepare(self, name: str, program: Program, shapes: Mapping[str, Shape]) -> Prepared:
         if name not in self._plans:
@@ -108,8 +121,10 @@ class Interpreter:
         except MemoryError as error:
             raise EdgeFLError(f"no memory for the tensors of program {name}: {error}; try a smaller batch") from error
         finally:
-            self._buffers.give_back(placement.unused)
             self._forget(placement.let_go.keys())
+            # What no program that is ready has a use for is not kept.
+            needed = {id(array) for ready in list(self._idle.values()) for array in ready.arrays}
+            self._buffers.give_back(array for array in placement.unused if id(array) in needed)
 
     def _forget(self, let_go: Collection[int]) -> None:
         """Forget what was prepared long ago, and what would keep arrays that are let go."""

@@ -13,7 +13,7 @@ import numpy as np
 from edgefl.bundle import Adapter, Bundle
 from edgefl.bundle.program import with_knob
 from edgefl.core.exits import check_exits
-from edgefl.errors import ManifestError, SamplesError
+from edgefl.errors import ManifestError, SamplesError, UnknownProgramError
 from edgefl.runtime.gradients import Gradients
 from edgefl.runtime.interpreter import Interpreter
 from edgefl.runtime.weights import FloatArray, Weights
@@ -107,7 +107,7 @@ class Model:
         self.exits = tuple(bundle.manifest.exits)
         self.memory = memory
         if memory is not None:
-            bundle.program(with_knob(f"train/{self.exits[0]}", memory))
+            _check_knob(bundle, memory)
         self._weights = Weights(bundle, adapter.tensors, _LEAN_MAPPED_BYTES if memory == "lean" else math.inf)
         self._interpreter = Interpreter(bundle, self._weights, between_calls)
 
@@ -117,8 +117,14 @@ class Model:
         return self._weights.adapter
 
     def use_adapter(self, tensors: Mapping[str, FloatArray]) -> None:
-        """Use other trainable tensors from the next call on; arrays changed in place are seen at once."""
-        self._weights.use_adapter(tensors)
+        """Use other trainable tensors in all that begins from now on; arrays changed in place are seen at once.
+
+        Other threads may infer meanwhile: what has begun ends with the tensors it began with.
+
+        Raises:
+            AdapterLayoutError: If they are not the bundle's adapter tensors, float32 in C order.
+        """
+        self._interpreter.use_adapter(tensors)
 
     def infer(self, images: Array, exit_index: int | None = None) -> Iterator[Prediction]:
         """Answer at every exit, each as soon as it is ready, or at one exit.
@@ -167,6 +173,8 @@ class Model:
         Raises:
             SamplesError: If they are neither, or do not fit the model.
         """
+        if not images:
+            raise SamplesError("there are no images; expected one or more")
         if len({(image.shape, image.dtype) for image in images}) == 1:
             return self.preprocess(np.stack(images))
         return np.concatenate([self.preprocess(image[None]) for image in images])
@@ -288,6 +296,14 @@ class Model:
         if count == 0 or labels.min() < 0 or labels.max() >= classes:
             found = f"from {labels.min()} to {labels.max()}" if count else "none"
             raise SamplesError(f"labels are {found}; the bundle has classes 0 to {classes - 1}")
+
+
+def _check_knob(bundle: Bundle, memory: str) -> None:
+    programs = bundle.manifest.programs
+    names = (name.rpartition("/") for name in (*programs, *bundle.manifest.variants))
+    knobs = dict.fromkeys(knob for program, _, knob in names if program in programs)
+    if memory not in knobs:
+        raise UnknownProgramError(f"no memory knob {memory!r} in {bundle.folder}; it has {', '.join(knobs) or 'none'}")
 
 
 def _pieces(count: int, largest: int, *, even: bool) -> Iterator[slice]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import onnxruntime as ort
 
 from edgefl.bundle import Bundle
@@ -12,6 +14,8 @@ from edgefl.runtime.steps import Step
 from edgefl.runtime.weights import Weights
 
 __all__ = ["OpenGraphs"]
+
+_MOST_ELEMENTS = 1 << 40
 
 
 class OpenGraphs:
@@ -41,9 +45,18 @@ class OpenGraphs:
             given: Shape of each of its inputs; None for tensors of the bundle and where it is not known.
         """
         session = self.session(step)
+        for (name, tensor), node, shape in zip(step.inputs, session.get_inputs(), given, strict=True):
+            if shape is not None and len(shape) != len(node.shape):
+                raise ManifestError(
+                    f"graph {step.graph!r} is given {tensor!r} of shape {shape} as {name!r}: {node.shape}"
+                )
         declared = {node.name: node.shape for node in session.get_outputs() if node.type == "tensor(float)"}
         shapes: dict[str, Shape | None] = dict.fromkeys(self._bundle.manifest.graphs[step.graph].outputs)
-        return shapes | resolve_shapes([node.shape for node in session.get_inputs()], given, declared)
+        shapes |= resolve_shapes([node.shape for node in session.get_inputs()], given, declared)
+        for name, made in shapes.items():
+            if made is not None and prod(made) > _MOST_ELEMENTS:
+                raise ManifestError(f"graph {step.graph!r} declares {name!r} of shape {made}, which nothing can hold")
+        return shapes
 
     def _opened(self, step: Step) -> ort.InferenceSession:
         graph = self._bundle.manifest.graphs[step.graph]

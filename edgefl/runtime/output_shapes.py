@@ -10,7 +10,9 @@ __all__ = ["Shape", "resolve_shapes"]
 
 Shape = tuple[int, ...]
 
-_TERM = re.compile(r"\w+(?:\*\w+)*")
+_TERM = re.compile(r"\w{1,80}(?:\*\w{1,80})*")
+
+_DIGITS = 10
 
 
 def resolve_shapes(
@@ -47,7 +49,7 @@ def _length(declared: int | str | None, sizes: Mapping[str, int]) -> int | None:
         return declared
     terms = declared.split(" + ")
     factors = [term.split("*") for term in terms if _TERM.fullmatch(term)]
-    known = [[sizes.get(f, int(f) if f.isdecimal() else -1) for f in term] for term in factors]
+    known = [[sizes.get(f, int(f) if f.isdecimal() and len(f) < _DIGITS else -1) for f in term] for term in factors]
     if len(factors) != len(terms) or any(-1 in term for term in known):
         return None
     return sum(map(prod, known))

@@ -24,6 +24,7 @@ __all__ = ["Prepared", "PreparedCall", "prepare"]
 Array = np.ndarray[Any, Any]
 
 _SMALL_ANSWER = 4096
+"""Elements; copying so many takes some microseconds, binding a call's thirty tensors again some tens of them."""
 
 
 class PreparedCall:
@@ -90,12 +91,12 @@ class Prepared:
     Attributes:
         calls: Its calls.
         arrays: The memory they use; nobody else may use it while the program runs.
-        adapter: The trainable tensors they read.
+        generation: Of the adapter that they read.
     """
 
     calls: tuple[PreparedCall, ...]
     arrays: tuple[FloatArray, ...]
-    adapter: Mapping[str, FloatArray]
+    generation: object
 
 
 def prepare(
@@ -117,6 +118,7 @@ def prepare(
     Raises:
         BundleError: If a graph cannot be opened or is not the one the manifest describes.
     """
+    generation = weights.generation  # before anything is bound: another one meanwhile makes all of it stale
     known_shapes, arrays = dict(shapes), dict[str, FloatArray]()
     values: dict[str, ort.OrtValue] = {}
     calls = []
@@ -135,7 +137,7 @@ def prepare(
         known |= {key: weights.value(key) for key in stored}
         calls.append(PreparedCall(step, graphs.session(step), known, sum(map(weights.mapped_bytes, stored))))
         _leave(placement, arrays, step.freed)
-    return Prepared(calls=tuple(calls), arrays=tuple(placement.used.values()), adapter=weights.adapter)
+    return Prepared(calls=tuple(calls), arrays=tuple(placement.used.values()), generation=generation)
 
 
 def _value(array: FloatArray, shape: Shape) -> ort.OrtValue:

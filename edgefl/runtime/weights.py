@@ -11,10 +11,19 @@ import onnxruntime as ort
 
 from edgefl.bundle import Bundle
 from edgefl.core.tensor_slice import TensorSlice
+from edgefl.errors import AdapterLayoutError
 
 __all__ = ["FloatArray", "Weights"]
 
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
+
+
+class _Generation:
+    """An adapter and its values, replaced as one so that no thread sees half of each."""
+
+    def __init__(self, adapter: Mapping[str, FloatArray]) -> None:
+        self.adapter = adapter
+        self.values: dict[str, ort.OrtValue] = {}
 
 
 class Weights:
@@ -27,15 +36,20 @@ class Weights:
             pages; reading them again costs less time than saving as much memory in another way.
 
     Attributes:
-        adapter: The trainable tensors by name.  An array written in place is seen by the next call.
+        generation: An object that is another one after each `use_adapter`.
     """
 
     def __init__(self, bundle: Bundle, adapter: Mapping[str, FloatArray], most_mapped_bytes: float = math.inf) -> None:
         self._bundle = bundle
         self._trainable = frozenset(bundle.manifest.adapter.tensors)
-        self._values: dict[str, ort.OrtValue] = {}
+        self._frozen_values: dict[str, ort.OrtValue] = {}
         self._most_mapped_bytes, self._mapped_bytes = most_mapped_bytes, 0
-        self.adapter = adapter
+        self.generation = _Generation(adapter)
+
+    @property
+    def adapter(self) -> Mapping[str, FloatArray]:
+        """The trainable tensors by name.  An array written in place is seen by the next call."""
+        return self.generation.adapter
 
     def value(self, key: str) -> ort.OrtValue:
         """Return a tensor, or a part of one, without copying it.
@@ -43,11 +57,14 @@ class Weights:
         Args:
             key: `name` or `name[start:stop]`.
         """
-        if key not in self._values:
-            part = TensorSlice.parse(key)
-            array = self.adapter[part.name][part.index] if self._trains(key) else self._bundle.frozen(key)
-            self._values[key] = ort.OrtValue.ortvalue_from_numpy(array)
-        return self._values[key]
+        part = TensorSlice.parse(key)
+        if self._trains(key):
+            values, array = self.generation.values, self.generation.adapter[part.name]
+        else:
+            values, array = self._frozen_values, self._bundle.frozen(part.name)
+        if key not in values:
+            values[key] = ort.OrtValue.ortvalue_from_numpy(array[part.index])
+        return values[key]
 
     def has(self, key: str) -> bool:
         """Say whether a key names a tensor of the bundle, or a part of one."""
@@ -65,9 +82,23 @@ class Weights:
             self._mapped_bytes = 0
 
     def use_adapter(self, adapter: Mapping[str, FloatArray]) -> None:
-        """Read trainable tensors from other arrays from now on."""
-        self.adapter = adapter
-        self._values = {key: value for key, value in self._values.items() if not self._trains(key)}
+        """Read trainable tensors from other arrays from now on.
+
+        Raises:
+            AdapterLayoutError: If they are not the bundle's adapter tensors, float32 in C order.
+        """
+        manifest = self._bundle.manifest
+        if unlike := sorted(adapter.keys() ^ self._trainable):
+            raise AdapterLayoutError(f"tensor {unlike[0]!r} is missing or unknown; an adapter has all of the bundle's")
+        for name, array in adapter.items():
+            shape = tuple(manifest.tensors[name].shape)
+            if array.dtype != np.dtype(np.float32) or array.shape != shape or not array.flags.c_contiguous:
+                order = "" if array.flags.c_contiguous else ", not in C order"
+                raise AdapterLayoutError(
+                    f"tensor {name!r} is {array.dtype} of shape {array.shape}{order}; "
+                    f"expected float32 of shape {shape} in C order"
+                )
+        self.generation = _Generation(adapter)
 
     def _trains(self, key: str) -> bool:
         return key.partition("[")[0] in self._trainable

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgefl.core.exits import format_exits, parse_exits
+from edgefl.core.interrupts import interrupted_by_sigterm
 from edgefl.core.report import Record, Report, json_option, this_device
 from edgefl.measure.memory import peak_rss, peak_rss_of_children
 from edgefl_export.embedded import EMBEDDED_MODEL
@@ -55,7 +56,7 @@ def export(json_path: str | None, **settings: Any) -> None:
 
     exits = parse_exits(settings["exits"]) if settings["exits"] is not None else None
     network, exits = make_network(settings, exits)
-    with shown_progress() as progress:
+    with interrupted_by_sigterm(), shown_progress() as progress:
         result = export_bundle(
             network,
             exits,

@@ -17,7 +17,7 @@ from edgefl_export.bundle import BundleParts, write_bundle
 from edgefl_export.compose import Composer
 from edgefl_export.folder import new_folder
 from edgefl_export.graphs.catalog import Catalog
-from edgefl_export.lowering import Progress, lower_graphs
+from edgefl_export.lowering import Progress, called_graphs, lower_graphs
 from edgefl_export.model.network import AccumulatorNetwork
 from edgefl_export.parity import Parity, check_parity, measure_parity, trained_adapter
 
@@ -73,7 +73,7 @@ def export_bundle(
     with new_folder(out, force=force) as folder:
         programs = _programs(Composer(Catalog(network)), exits, batch)
         variants = knob_variants(exits, batch)
-        graphs = lower_graphs(network, programs, progress)
+        graphs = lower_graphs(network, called_graphs(programs), progress)
         parts = BundleParts(network=network, exits=exits, programs=programs, variants=variants, graphs=graphs)
         manifest = write_bundle(folder, parts)
         parity = _parity(network, folder, exits, seed, progress)

@@ -37,9 +37,8 @@ def new_folder(out: Path, *, force: bool) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
+        _check_free(out, force=force)  # once more: an export takes a minute
+        _put_in_place(partial, out)
     except OSError as error:
         raise StorageError(f"cannot write {out}: {error.strerror}; free some space or choose another --out") from error
     finally:
@@ -48,6 +47,21 @@ def new_folder(out: Path, *, force: bool) -> Iterator[Path]:
             # Empty only if nothing came of it.
             with suppress(OSError):
                 parent.rmdir()
+
+
+def _put_in_place(partial: Path, out: Path) -> None:
+    """Rename a folder; one that has the name already is put aside first, and put back if that fails."""
+    if not out.exists():
+        partial.rename(out)
+        return
+    aside = partial.with_name(f"{partial.name}.old")
+    out.rename(aside)
+    try:
+        partial.rename(out)
+    except BaseException:
+        aside.rename(out)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _check_free(out: Path, *, force: bool) -> None:

@@ -9,7 +9,7 @@ from edgefl_export.costs import Counter
 from edgefl_export.exporter import knob_variants, training_programs
 from edgefl_export.graphs.block import TRANSPOSED
 from edgefl_export.graphs.catalog import Catalog
-from edgefl_export.lowering import lower_graphs
+from edgefl_export.lowering import called_graphs, lower_graphs
 from edgefl_export.progress import shown_progress
 from edgefl_export.settings import make_network
 
@@ -39,7 +39,7 @@ def model_costs(description: ModelDescription) -> dict[str, Cost]:
     network, exits = make_network(settings, description.exits)
     programs = training_programs(Composer(Catalog(network)), exits, description.batch)
     with shown_progress() as progress:
-        graphs = lower_graphs(network, programs, progress)
+        graphs = lower_graphs(network, called_graphs(programs), progress)
     adapter = {name: tuple(tensor.shape) for name, tensor in network.adapter().items()}
     frozen = {
         name: tuple(reversed(tensor.shape)) if name.endswith(TRANSPOSED) else tuple(tensor.shape)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 import msgspec
 
+from edgefl.core.interrupts import interrupted_by_sigterm
 from edgefl.core.report import json_option
 from edgefl.errors import MissingExtraError
 from edgefl_server.settings import Scalar, Settings
@@ -126,7 +124,7 @@ def _serve(
     state = StateFolder(Path(settings.state))
     # Before the folder is made: a port in use leaves nothing behind.
     port = choose_port(port)
-    with _interrupted_by_sigterm(), locked_folder(state.path, "server"):
+    with interrupted_by_sigterm(), locked_folder(state.path, "server"):
         done = load_checkpoint(state.checkpoint, bundle).round
         if done >= settings.rounds:
             say(f"{done} rounds are done already; raise --rounds or choose another --state to go on")
@@ -171,17 +169,3 @@ def _report(settings: Settings, rounds: list[RoundRecord], superlink: dict[str, 
     if superlink:  # none where no round was left
         told["superlink"] = superlink
     return Report(command="server run", settings=told, records=records, device=this_device())
-
-
-@contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """End on SIGTERM as on ctrl-C, so that the SuperLink is stopped on the way out."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

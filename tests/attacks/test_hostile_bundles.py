@@ -28,7 +28,7 @@ from edgefl.errors import (
 )
 from edgefl.runtime.model import load
 from edgefl.runtime.weights import FloatArray
-from tests.golden_bundle import GOLDEN, change_manifest, copy_golden, random_samples
+from tests.golden_bundle import GOLDEN, Fields, change_manifest, copy_golden, random_samples
 
 ADAPTER = Bundle(GOLDEN).adapter()
 HEADER_BYTES = Bundle(GOLDEN).manifest.adapter.header_bytes
@@ -234,3 +234,15 @@ def test_an_adapter_without_a_version_that_counts_is_refused(tmp_path: Path, ver
 
     with pytest.raises(AdapterLayoutError, match="expected a number of at most 10 digits"):
         Bundle(GOLDEN).adapter(path)
+
+
+def test_a_tensor_with_too_many_axes_for_a_graph_is_refused(tmp_path: Path) -> None:
+    bundle = copy_golden(tmp_path)
+
+    def confuse(fields: Fields) -> None:
+        opening = next(call for call in fields["programs"]["infer/2"]["calls"] if call["graph"] == "open_history")
+        opening["inputs"][0] = "samples"
+
+    change_manifest(bundle, confuse)
+    with pytest.raises(ManifestError, match=r"'open_history' is given 'samples' of shape \(1, 1, 16, 16\) as 'cls'"):
+        list(load(bundle).infer(random_samples(1)[0], 2))

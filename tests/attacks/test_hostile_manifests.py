@@ -137,6 +137,28 @@ HOSTILE: dict[str, tuple[Tamper, type[BundleError], str]] = {
         ManifestError,
         "packs 'accumulator.client_token'",
     ),
+    "a program without its input": (drop("programs", "infer/0", "inputs", "samples"), ManifestError, "is given {}"),
+    "a program with an input of another rank": (
+        put([], "programs", "train/0", "inputs", "labels", "shape"),
+        ManifestError,
+        r"'labels': \('int64', 0\)",
+    ),
+    "inference of so many samples": (put(3, "programs", "infer/0", "batch"), ManifestError, "expected any number"),
+    "inference of a fixed number of samples": (
+        put([3, 1, 16, 16], "programs", "infer/0", "inputs", "samples", "shape"),
+        ManifestError,
+        r"takes \{3\} samples",
+    ),
+    "training of as many labels as samples, but for one": (
+        put([3], "programs", "train/0", "inputs", "labels", "shape"),
+        ManifestError,
+        "expected any number",
+    ),
+    "a variant of inference of so many samples": (
+        put(3, "variants", "infer/0/fast", "batch"),
+        ManifestError,
+        "takes 3 samples",
+    ),
     "a variant of no samples": (put(0, "variants", "train/0/fast", "batch"), ManifestError, "batch"),
     "a self-test whose hash is not listed": (drop("files", "selftest.safetensors"), ManifestError, "as the self-test"),
     "a self-test that is the adapter": (put("adapter.safetensors", "selftest", "file"), ManifestError, "self-test"),

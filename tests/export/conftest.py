@@ -10,7 +10,7 @@ import pytest
 from edgefl.bundle import Bundle
 from edgefl.runtime.model import Model
 from edgefl_export.exporter import ExportResult
-from edgefl_export.lowering import lower_graph
+from edgefl_export.lowering import lower_graphs
 from tests.export.networks import embedded_network
 from tests.golden.make_bundle import export_golden
 
@@ -39,8 +39,5 @@ def golden_model(golden_export: ExportResult) -> Model:
 @pytest.fixture(scope="session")
 def embedded_graphs() -> Mapping[str, onnx.ModelProto]:
     """The graphs that inference with the embedded backbone calls, by name."""
-    network = embedded_network()
-    return {
-        name: lower_graph(network, name)
-        for name in ("embed", "open_history", "block", "block_exit", "modulate", "answer")
-    }
+    names = ("embed", "open_history", "block", "block_exit", "modulate", "answer")
+    return lower_graphs(embedded_network(), names, lambda *_: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,39 @@ def test_an_old_bundle_stays_until_the_new_one_is_complete(tmp_path: Path) -> No
     with new_folder(out, force=True) as partial:
         (partial / "manifest.json").write_text("new")
     assert (out / "manifest.json").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_took_the_name_during_an_export_stays(tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+
+    def export_meanwhile() -> None:
+        with new_folder(out, force=False) as partial:
+            (partial / "manifest.json").write_text("{}")
+            out.mkdir()
+            (out / "precious.txt").write_text("x")
+
+    with pytest.raises(BadInputError, match="exists and is no bundle"):
+        export_meanwhile()
+    assert [path.name for path in tmp_path.rglob("*")] == ["bundle", "precious.txt"]
+
+
+def test_an_old_bundle_stays_whole_where_the_new_one_cannot_take_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, rename = tmp_path / "bundle", Path.rename
+    out.mkdir()
+    (out / "manifest.json").write_text("old")
+
+    def refuse_new(self: Path, target: Path) -> Path:
+        if target == out and not self.name.endswith(".old"):
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_new)
+    with pytest.raises(StorageError, match="Device or resource busy"), new_folder(out, force=True) as partial:
+        (partial / "manifest.json").write_text("new")
+    assert (out / "manifest.json").read_text() == "old"
     assert list(tmp_path.iterdir()) == [out]
 
 

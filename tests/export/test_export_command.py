@@ -179,14 +179,15 @@ def test_help_and_wrong_options_do_not_wait_for_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupt_ends_an_export_with_130_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_an_export_with_130_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     process = subprocess.Popen([*EDGEFL, "export", "--exits", "0-11"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list(tmp_path.iterdir()) and process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=0.05)
     assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert "edgefl: interrupted" in said

@@ -22,6 +22,8 @@ from tests.golden_bundle import GOLDEN
         (["other"], None),
         (["batch - 1"], None),
         (["(batch + 1)*2"], None),
+        (["9" * 5000], None),
+        (["9" * 10], None),
     ],
 )
 def test_lengths_are_sums_of_products_of_the_inputs_lengths(
