@@ -33,9 +33,9 @@ def print_decisions(decisions: Mapping[Budget, Decision], title: str, gflops: fl
         table.add_row(f"{budget.memory_bytes / 1e6:.1f}", *_cells(decision))
     console = Console(stderr=to_stderr, highlight=False)
     console.print(table)
-    for budget, decision in decisions.items():
-        if not decision.affordable:
-            console.print(f"{budget.memory_bytes / 1e6:.1f} MB affords no exit: {shortfall(budget, decision)}")
+    for line in dict.fromkeys(_refusal(budget, decision) for budget, decision in decisions.items()):
+        if line:
+            console.print(line)
     baseline = next(iter(decisions)).baseline_bytes
     console.print(
         f"A memory budget is compared with planned bytes and {baseline / 1e6:.1f} MB for Python and the imports "
@@ -44,6 +44,14 @@ def print_decisions(decisions: Mapping[Budget, Decision], title: str, gflops: fl
         f"Seconds assume {gflops:g} GFLOP/s (--gflops) with every knob, and are not measured. "
         "`edgefl measure DIR --mode train` on the device gives true memory and time."
     )
+
+
+def _refusal(budget: Budget, decision: Decision) -> str:
+    """Say why a budget affords nothing, without its memory where that is not why; empty if it affords an exit."""
+    if decision.affordable:
+        return ""
+    what = f"{budget.memory_bytes / 1e6:.1f} MB affords" if "memory" in decision.limits else "more memory would afford"
+    return f"{what} no exit: {shortfall(budget, decision)}"
 
 
 def shortfall(budget: Budget, decision: Decision) -> str:

@@ -176,8 +176,15 @@ class Model:
         if not images:
             raise SamplesError("there are no images; expected one or more")
         if len({(image.shape, image.dtype) for image in images}) == 1:
-            return self.preprocess(np.stack(images))
-        return np.concatenate([self.preprocess(image[None]) for image in images])
+            return self._sized(self.preprocess(np.stack(images)))
+        return np.concatenate([self._sized(self.preprocess(image[None])) for image in images])
+
+    def _sized(self, samples: FloatArray) -> FloatArray:
+        facts = self.bundle.manifest.model
+        wanted = (facts.channels, facts.image_size, facts.image_size)
+        if samples.shape[1:] != wanted:
+            raise SamplesError(f"samples are of shape {samples.shape[1:]}, expected {wanted} (channels, height, width)")
+        return samples
 
     def train_step(
         self, samples: FloatArray, labels: Array, exit_index: int, weights: FloatArray | None = None

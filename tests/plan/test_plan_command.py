@@ -136,6 +136,8 @@ def test_a_budget_that_affords_no_exit_says_which_one_would_and_that_one_does(
     assert code == 4
     needs = "the smallest budget that does has 97.1 MB of memory and 8.0 MB of upload (exit 0, lean)"
     assert f"90.0 MB affords no exit: {needs}" in out
+    _, out, _ = plan(capsys, bundle, "--memory-budget", "1GB,2GB", "--upload-budget", "1MB")
+    assert out.count("no exit: ") == out.count("more memory would afford no exit: ") == 1
     assert err == f"edgefl: no budget affords an exit: {needs}\n"
 
     code, _, err = plan(

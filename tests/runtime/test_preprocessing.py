@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from edgefl.errors import SamplesError
+from edgefl.runtime.weights import FloatArray
 from tests.golden_bundle import trained_model
 
 SIZE, MEAN, STD = 16, 0.3, 0.35
@@ -93,3 +94,16 @@ def test_samples_pass_as_they_are() -> None:
 def test_an_image_without_pixels_or_of_other_channels_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(SamplesError, match="'images' is uint8"):
         trained_model().preprocess(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("images", "fault"),
+    [
+        ([], "there are no images"),
+        ([np.zeros((1, 8, 8), np.float32)], r"of shape \(1, 8, 8\), expected \(1, 16, 16\)"),
+        ([np.zeros((1, size, size), np.float32) for size in (16, 8)], r"of shape \(1, 8, 8\)"),
+    ],
+)
+def test_samples_that_do_not_fit_the_model_are_not_prepared(images: list[FloatArray], fault: str) -> None:
+    with pytest.raises(SamplesError, match=fault):
+        trained_model().prepare(images)
