@@ -24,8 +24,8 @@ __all__ = ["Interpreter"]
 
 Array = np.ndarray[Any, Any]
 
-_MOST_PREPARED = 4
-"""Programs and shapes of inputs kept ready, with the memory they use, most of which they share."""
+_MOST_PREPARED = 32
+"""Programs and shapes of inputs kept ready, as local training draws another exit for each batch; they share memory."""
 
 
 class Interpreter:

@@ -133,11 +133,11 @@ def test_threads_may_run_programs_at_once() -> None:
 
 def test_only_so_many_programs_are_kept_ready() -> None:
     traced = Traced()
-    for size in range(1, 20):
+    for size in range(1, 50):
         list(traced.run("infer/0", samples=random_samples(size)[0]))
 
-    assert 1 <= len(traced.interpreter._idle) <= 4
-    assert ("infer/0", ((19, 1, 16, 16),)) in traced.interpreter._idle
+    assert 1 <= len(traced.interpreter._idle) <= 32
+    assert ("infer/0", ((49, 1, 16, 16),)) in traced.interpreter._idle
 
 
 def test_nothing_keeps_memory_that_was_let_go() -> None:
@@ -151,10 +151,11 @@ def test_nothing_keeps_memory_that_was_let_go() -> None:
 
 def test_memory_of_a_large_batch_goes_when_other_programs_have_run() -> None:
     traced = Traced()
-    for size in (64, 1, 2, 3, 4, 5):
+    for size in (640, *range(1, 40)):
         list(traced.run("infer/0", samples=random_samples(size)[0]))
 
-    assert max(array.size for array in traced.interpreter._buffers.claim_all()) <= 5 * 4 * 24
+    # What is left is for 39 samples at most: twice as much would do for them, but not what 640 needed.
+    assert max(array.size for array in traced.interpreter._buffers.claim_all()) <= 2 * 39 * 4 * 24
 
 
 def test_what_nobody_needs_is_not_computed(tmp_path: Path) -> None:
