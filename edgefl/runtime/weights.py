@@ -57,13 +57,12 @@ class Weights:
         Args:
             key: `name` or `name[start:stop]`.
         """
-        part = TensorSlice.parse(key)
-        if self._trains(key):
-            values, array = self.generation.values, self.generation.adapter[part.name]
-        else:
-            values, array = self._frozen_values, self._bundle.frozen(part.name)
+        generation, trains = self.generation, self._trains(key)
+        values = generation.values if trains else self._frozen_values
         if key not in values:
-            values[key] = ort.OrtValue.ortvalue_from_numpy(array[part.index])
+            part = TensorSlice.parse(key)
+            array = generation.adapter[part.name][part.index] if trains else self._bundle.frozen(key)
+            values[key] = ort.OrtValue.ortvalue_from_numpy(array)
         return values[key]
 
     def has(self, key: str) -> bool:

@@ -55,11 +55,12 @@ def _put_in_place(partial: Path, out: Path) -> None:
         partial.rename(out)
         return
     aside = partial.with_name(f"{partial.name}.old")
-    out.rename(aside)
     try:
+        out.rename(aside)
         partial.rename(out)
     except BaseException:
-        aside.rename(out)
+        if aside.exists() and not out.exists():
+            aside.rename(out)
         raise
     shutil.rmtree(aside, ignore_errors=True)
 

@@ -62,7 +62,7 @@ def test_each_block_has_a_session_of_its_own_only_where_weights_are_packed() -> 
     for memory in ("balanced", "fast"):
         model = edgefl.load(GOLDEN, memory=memory)
         list(model.infer(samples, 2))
-        opened[memory] = [graph for graph, _ in model._interpreter._graphs._sessions].count("block")
+        opened[memory] = [graph for graph, _ in model._interpreter._graphs._open].count("block")
 
     # Exit 2 runs blocks 0 and 1 whole; of block 2 it computes one row, which is another graph.
     assert opened == {"balanced": 1, "fast": 2}
