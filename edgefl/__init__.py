@@ -18,7 +18,8 @@ from edgefl.version import __version__
 
 if TYPE_CHECKING:
     from edgefl.bundle import Adapter, Bundle
-    from edgefl.runtime.model import Model, Prediction, load
+    from edgefl.runtime.model import Model, load
+    from edgefl.runtime.prediction import Prediction
 
 __all__ = ["Adapter", "Bundle", "Model", "Prediction", "__version__", "load"]
 
@@ -26,7 +27,7 @@ _HOME = {
     "Adapter": "edgefl.bundle",
     "Bundle": "edgefl.bundle",
     "Model": "edgefl.runtime.model",
-    "Prediction": "edgefl.runtime.model",
+    "Prediction": "edgefl.runtime.prediction",
     "load": "edgefl.runtime.model",
 }
 

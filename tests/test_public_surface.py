@@ -33,7 +33,7 @@ def test_every_name_of_the_package_is_there_and_comes_from_where_it_is_made() ->
         "Adapter": "edgefl.bundle.adapter",
         "Bundle": "edgefl.bundle.folder",
         "Model": "edgefl.runtime.model",
-        "Prediction": "edgefl.runtime.model",
+        "Prediction": "edgefl.runtime.prediction",
         "load": "edgefl.runtime.model",
     }.items():
         assert getattr(edgefl, name) is getattr(import_module(home), name)

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 import click
 
 from edgefl.core.report import json_option
+from edgefl.core.sizes import ByteSizes
 
 if TYPE_CHECKING:
     from edgefl.client.session import Session
     from edgefl.core.report import Report
     from edgefl.fleet.transport import Transport
+    from edgefl.runtime.feature_cache import FeatureCache
     from edgefl.runtime.model import Model
 
 __all__ = ["client"]
@@ -43,6 +45,13 @@ def client() -> None:
     show_default=True,
     help="What training may take for its speed.",
 )
+@click.option(
+    "--feature-cache",
+    type=ByteSizes(),
+    default="256MB",
+    show_default=True,
+    help="Disk for what no round changes of a sample; 0B for none.",
+)
 @click.option("--state", type=click.Path(path_type=Path), default=_STATE, show_default=True, help="Key and journal.")
 @click.option("--connect-seconds", type=click.FloatRange(0), default=20.0, show_default=True, help="Before giving up.")
 @click.option("--wait", is_flag=True, help="Never give up before the server has answered once.")
@@ -53,6 +62,7 @@ def run(
     samples: str,
     deepest_exit: int | None,
     memory: str,
+    feature_cache: tuple[int, ...],
     state: Path,
     connect_seconds: float,
     wait: bool,
@@ -71,6 +81,7 @@ def run(
     from edgefl.fleet.journal import Journal
     from edgefl.fleet.node import Node
     from edgefl.fleet.transport import Transport
+    from edgefl.runtime.feature_cache import FeatureCache
     from edgefl.runtime.model import load
     from edgefl.samples import open_samples
 
@@ -81,8 +92,8 @@ def run(
     local = open_samples(samples, model.bundle.manifest.model.classes)
     _check_device(model, deepest)
     stop = _stop_on_signals()
-    session = Session(model, local, deepest, stop=stop)
-    with locked_folder(state.expanduser(), "client") as own:
+    with locked_folder(state.expanduser(), "client") as own, FeatureCache(own, *feature_cache) as cache:
+        session = Session(model, local, deepest, stop=stop, cache=cache)
         journal = Journal(own)
         transport = Transport(
             url,
@@ -95,7 +106,7 @@ def run(
             serve(node, session)
     if json_path:
         settings = {"server": url, "bundle": model.bundle.manifest.bundle_id, "samples": samples, "memory": memory}
-        _report(session, transport, settings).write(json_path)
+        _report(session, transport, cache, settings).write(json_path)
 
 
 def _check_device(model: Model, deepest_exit: int) -> None:
@@ -119,7 +130,7 @@ def _stop_on_signals() -> threading.Event:
     return stop
 
 
-def _report(session: Session, transport: Transport, settings: Mapping[str, object]) -> Report:
+def _report(session: Session, transport: Transport, cache: FeatureCache, settings: Mapping[str, object]) -> Report:
     from edgefl.core.report import Label, Record, Report, this_device
     from edgefl.measure.memory import peak_rss
 
@@ -132,6 +143,7 @@ def _report(session: Session, transport: Transport, settings: Mapping[str, objec
             Record(name="bytes_up", unit="byte", value=transport.bytes_up, labels=labels),
             Record(name="bytes_down", unit="byte", value=transport.bytes_down, labels=labels),
             Record(name="peak_rss", unit="byte", value=peak_rss(), labels=labels, method="VmHWM"),
+            Record(name="feature_cache", unit="byte", value=cache.used_bytes, labels=labels),
             Record(name="rounds", unit="1", value=session.rounds, labels=labels),
         ],
         device=this_device(),

@@ -18,6 +18,7 @@ from edgefl.errors import InstructionError
 from edgefl.fleet.content import Content
 from edgefl.fleet.status import StoppedError
 from edgefl.measure.memory import peak_rss
+from edgefl.runtime.feature_cache import FeatureCache
 from edgefl.runtime.local_training import LocalPlan, LocalResult, train_locally
 from edgefl.runtime.model import Model
 from edgefl.samples import Samples
@@ -48,6 +49,7 @@ class Session:
         deepest_exit: int,
         *,
         stop: Event,
+        cache: FeatureCache | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Get ready.
@@ -57,6 +59,7 @@ class Session:
             samples: Local samples that fit it.
             deepest_exit: The deepest exit the device can afford to train.
             stop: When set, training ends after the step it is in, and without an answer.
+            cache: Keeps what no round changes, of these samples.
             clock: Seconds from any start.
         """
         self.model = model
@@ -64,6 +67,7 @@ class Session:
         self.rounds = 0
         self._samples = samples
         self._stop = stop
+        self._cache = cache
         self._clock = clock
 
     @property
@@ -135,7 +139,7 @@ class Session:
         self.model.use_adapter(adapter)
         try:
             result = train_locally(
-                self.model, self._samples, plan, lambda: self._clock() < ends and not self._stop.is_set()
+                self.model, self._samples, plan, lambda: self._clock() < ends and not self._stop.is_set(), self._cache
             )
             self._check_result(result, adapter)
         except BaseException:

@@ -12,9 +12,9 @@ import click
 
 from edgefl.core.exits import check_exits, parse_exits
 from edgefl.core.report import Label, Record, Report, json_option, this_device
+from edgefl.core.sizes import ByteSizes
 from edgefl.errors import BadInputError, RefusedError
 from edgefl.plan.decision import Budget, Decision, Step, decide
-from edgefl.plan.sizes import ByteSizes
 
 if TYPE_CHECKING:  # `edgefl --help` stays light
     from edgefl.bundle.manifest import Cost

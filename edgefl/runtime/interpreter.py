@@ -15,6 +15,7 @@ from edgefl.errors import EdgeFLError, SamplesError
 from edgefl.runtime.buffers import Buffers, Placement
 from edgefl.runtime.opened import OpenGraphs
 from edgefl.runtime.output_shapes import Shape
+from edgefl.runtime.part import WHOLE, Part
 from edgefl.runtime.prepared import Prepared, PreparedCall, prepare
 from edgefl.runtime.sessions import share_resources
 from edgefl.runtime.steps import Step, plan_steps
@@ -26,6 +27,9 @@ Array = np.ndarray[Any, Any]
 
 _MOST_PREPARED = 32
 """Programs and shapes of inputs kept ready, as local training draws another exit for each batch; they share memory."""
+
+
+_Key = tuple[str, Part]
 
 
 class Interpreter:
@@ -43,9 +47,9 @@ class Interpreter:
         self.weights = weights
         self.between_calls = between_calls
         self._graphs = OpenGraphs(bundle, weights)
-        self._plans: dict[str, tuple[Step, ...]] = {}
+        self._plans: dict[_Key, tuple[Program, tuple[Step, ...]]] = {}
         self._buffers = Buffers()
-        self._idle: dict[tuple[str, tuple[Shape, ...]], Prepared] = {}
+        self._idle: dict[tuple[_Key, tuple[Shape, ...]], Prepared] = {}
 
     def use_adapter(self, tensors: Mapping[str, FloatArray]) -> None:
         """Use other trainable tensors in all programs that begin from now on; nothing keeps the old ones.
@@ -56,12 +60,20 @@ class Interpreter:
         self.weights.use_adapter(tensors)
         self._idle.clear()
 
-    def run(self, name: str, inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    def run(
+        self,
+        name: str,
+        inputs: Mapping[str, Array],
+        part: Part = WHOLE,
+        features: Mapping[str, FloatArray] | None = None,
+    ) -> Iterator[tuple[str, Array]]:
         """Run a program.
 
         Args:
             name: The program's name.
             inputs: An array for each of its inputs.
+            part: What of it to run.
+            features: What stage `fixed` has answered, for stage `rest`.
 
         Yields:
             A key of the program's outputs and a value, as soon as a call has made it.  A key that comes more than
@@ -73,10 +85,11 @@ class Interpreter:
             ManifestError: If a graph is not the one the manifest describes.
             EdgeFLError: If a graph fails, for want of memory for instance.
         """
-        program = self._bundle.program(name)
-        arrays = _checked(name, program, inputs)
+        program, steps = self._plan(name, part)
+        arrays = _checked(name, program, inputs) | dict(features or {})
         values = {key: ort.OrtValue.ortvalue_from_numpy(array) for key, array in arrays.items()}
-        with self._prepared(name, program, {key: array.shape for key, array in arrays.items()}) as prepared:
+        shapes = {key: array.shape for key, array in arrays.items()}
+        with self._prepared((name, part), steps, shapes) as prepared:
             for call in prepared.calls:
                 self._call(call, values)
                 self.between_calls()
@@ -95,16 +108,24 @@ class Interpreter:
             ) from error
         self.weights.note_read(call.mapped_bytes)
 
+    def _plan(self, name: str, part: Part) -> tuple[Program, tuple[Step, ...]]:
+        if (name, part) not in self._plans:
+            manifest = self._bundle.manifest
+            program = part.of(self._bundle.program(name), manifest.adapter.tensors)
+            steps = plan_steps(program, manifest.graphs, packs=self._bundle.packs(name))
+            self._plans[name, part] = program, steps
+        return self._plans[name, part]
+
     @contextmanager
-    def _prepared(self, name: str, program: Program, shapes: Mapping[str, Shape]) -> Iterator[Prepared]:
+    def _prepared(self, plan: _Key, steps: tuple[Step, ...], shapes: Mapping[str, Shape]) -> Iterator[Prepared]:
         """Lend out a prepared program; a run that begins meanwhile, in a thread or between answers, gets another."""
-        key = (name, tuple(shapes.values()))
+        key = (plan, tuple(shapes.values()))
         prepared = self._idle.pop(key, None)
         if prepared is None or not self._buffers.claim(prepared.arrays):
-            prepared = self._prepare(name, program, shapes)
+            prepared = self._prepare(plan[0], steps, shapes)
         while prepared.generation is not self.weights.generation:
             self._buffers.give_back(prepared.arrays)
-            prepared = self._prepare(name, program, shapes)
+            prepared = self._prepare(plan[0], steps, shapes)
         try:
             yield prepared
         finally:
@@ -112,12 +133,10 @@ class Interpreter:
             if prepared.generation is self.weights.generation:
                 self._idle[key] = prepared
 
-    def _prepare(self, name: str, program: Program, shapes: Mapping[str, Shape]) -> Prepared:
-        if name not in self._plans:
-            self._plans[name] = plan_steps(program, self._bundle.manifest.graphs, packs=self._bundle.packs(name))
+    def _prepare(self, name: str, steps: tuple[Step, ...], shapes: Mapping[str, Shape]) -> Prepared:
         placement = Placement(self._buffers.claim_all())
         try:
-            return prepare(self._plans[name], shapes, self._graphs, self.weights, placement)
+            return prepare(steps, shapes, self._graphs, self.weights, placement)
         except MemoryError as error:
             raise EdgeFLError(f"no memory for the tensors of program {name}: {error}; try a smaller batch") from error
         finally:

@@ -11,9 +11,11 @@ import numpy as np
 
 from edgefl.core.tensor_slice import TensorSlice, merge_slices
 from edgefl.errors import InstructionError
+from edgefl.runtime.feature_cache import FeatureCache
 from edgefl.runtime.gradients import Gradients
 from edgefl.runtime.model import Model
 from edgefl.runtime.optimizer import AdamW, Sgd
+from edgefl.runtime.step_inputs import CachedInputs, DecodedInputs, StepInputs
 from edgefl.runtime.weights import FloatArray
 from edgefl.samples import Samples
 
@@ -40,6 +42,7 @@ class LocalPlan:
         clip: Largest norm of a step's gradient; 0 for no clipping.
         epochs: How often each sample is used.
         batch_size: Samples in one step; the last step of an epoch may have fewer.
+        trained: Adapter tensors to train, by name; None for all.  Of the others no gradient is made.
     """
 
     exit_index: int
@@ -52,6 +55,7 @@ class LocalPlan:
     clip: float
     epochs: int
     batch_size: int
+    trained: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,18 +76,32 @@ class LocalResult:
     num_examples: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """Which samples a step takes, (B,), with their labels, (B,), and the exit that it trains."""
+
+    indices: _Indices
+    labels: _Indices
+    exit_index: int
+
+
 # What overflows is not finite any more, and that is looked at.
 @np.errstate(over="ignore", invalid="ignore")
 def train_locally(
-    model: Model, samples: Samples, plan: LocalPlan, has_time: Callable[[], bool] = lambda: True
+    model: Model,
+    samples: Samples,
+    plan: LocalPlan,
+    has_time: Callable[[], bool] = lambda: True,
+    cache: FeatureCache | None = None,
 ) -> LocalResult:
     """Train the model's adapter in place.
 
     Args:
-        model: Its adapter must be writable arrays, given by `Model.use_adapter`.
+        model: The tensors of its adapter that are trained must be writable arrays, given by `Model.use_adapter`.
         samples: At least one.
         plan: What to do.
         has_time: Asked again and again; as soon as it says no, the steps that were finished are all there is.
+        cache: Keeps what no step changes, from one epoch or call to the next; always of these samples.
 
     Raises:
         ExitsError: If the bundle has no exit up to the plan's.
@@ -94,13 +112,15 @@ def train_locally(
     # A server sends one seed to all devices of a tier; their number of samples tells them apart.
     random = np.random.default_rng((plan.seed, count))
     drawn = [e for e in model.exits if e <= plan.exit_index] if plan.draw == "uniform" else [plan.exit_index]
+    inputs = DecodedInputs(model, samples) if cache is None else CachedInputs(model, samples, cache)
     optimizer, gradients = _optimizer(plan, model.adapter)
     reached: dict[TensorSlice, None] = {}
     losses = np.full(count, np.nan)
     steps = 0
     for indices in _batches(random, count, plan):
         gradients.clear()
-        loss = _accumulate(model, gradients, samples, indices, int(random.choice(drawn)), has_time)
+        step = _Step(indices=indices, labels=samples.labels[indices], exit_index=int(random.choice(drawn)))
+        loss = _accumulate(model, gradients, inputs, step, has_time)
         if loss is None:
             break
         if not math.isfinite(loss):
@@ -130,27 +150,26 @@ def _batches(random: np.random.Generator, count: int, plan: LocalPlan) -> Iterat
 
 
 def _accumulate(
-    model: Model,
-    gradients: Gradients,
-    samples: Samples,
-    indices: _Indices,
-    exit_index: int,
-    has_time: Callable[[], bool],
+    model: Model, gradients: Gradients, inputs: StepInputs, step: _Step, has_time: Callable[[], bool]
 ) -> float | None:
     """Add up the gradient of a step's mean loss and return the loss; None where the time did not suffice for it."""
     loss = 0.0
-    for start in range(0, len(indices), _SAMPLES_AT_ONCE):
+    count = len(step.indices)
+    for start in range(0, count, _SAMPLES_AT_ONCE):
         if not has_time():
             return None
-        piece = indices[start : start + _SAMPLES_AT_ONCE]
-        batch = model.prepare(samples.read(piece.tolist()))
-        weights = np.full(len(piece), 1.0 / len(indices), np.float32)
-        loss += model.accumulate(gradients, batch, samples.labels[piece], exit_index, weights)
+        piece = slice(start, start + _SAMPLES_AT_ONCE)
+        given = inputs.read(step.indices[piece].tolist(), step.exit_index)
+        labels = step.labels[piece]
+        weights = np.full(len(labels), 1.0 / count, np.float32)
+        loss += model.accumulate(gradients, given, labels, step.exit_index, weights)
     return loss
 
 
 def _optimizer(plan: LocalPlan, adapter: Mapping[str, FloatArray]) -> tuple[Sgd | AdamW, Gradients]:
     """Return a fresh optimizer with the buffers it steps by."""
+    if plan.trained is not None:
+        adapter = {name: adapter[name] for name in sorted(plan.trained)}
     if plan.optimizer == "sgd" and not plan.clip:
         return Sgd(learning_rate=plan.learning_rate), Gradients(adapter, plan.momentum)
     if plan.optimizer == "sgd":

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,48 +13,22 @@ from edgefl.bundle import Adapter, Bundle
 from edgefl.bundle.program import with_knob
 from edgefl.core.exits import check_exits
 from edgefl.errors import ManifestError, SamplesError, UnknownProgramError
+from edgefl.runtime.batch import Features, padded, pieces
 from edgefl.runtime.gradients import Gradients
 from edgefl.runtime.interpreter import Interpreter
+from edgefl.runtime.part import Part, feature_digests
+from edgefl.runtime.prediction import Prediction
 from edgefl.runtime.weights import FloatArray, Weights
+from edgefl.samples.arrays import check_labels
 
-__all__ = ["Model", "Prediction", "load"]
+__all__ = ["Model", "load"]
 
 Array = np.ndarray[Any, Any]
 
+_FIXED = Part(stage="fixed")
+
 _LEAN_MAPPED_BYTES = 8_000_000
 """One of DeiT-S's blocks and a little more."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction:
-    """What one exit answers.
-
-    Attributes:
-        exit_index: The exit.
-        logits: (B, C).
-    """
-
-    exit_index: int
-    logits: FloatArray
-
-    @property
-    def probabilities(self) -> FloatArray:
-        """Softmax of the logits, (B, C)."""
-        shifted = np.exp(self.logits - self.logits.max(-1, keepdims=True))
-        probabilities: FloatArray = shifted / shifted.sum(-1, keepdims=True)
-        return probabilities
-
-    @property
-    def labels(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """The most probable class of each sample, (B,)."""
-        labels: np.ndarray[Any, np.dtype[np.int64]] = self.logits.argmax(-1)
-        return labels
-
-    @property
-    def confidence(self) -> FloatArray:
-        """The largest probability of each sample, (B,), in [0, 1]."""
-        confidence: FloatArray = self.probabilities.max(-1)
-        return confidence
 
 
 def load(folder: str | Path, adapter: str | Path | None = None, *, memory: str | None = None) -> Model:
@@ -208,7 +181,7 @@ class Model:
     def accumulate(
         self,
         gradients: Gradients,
-        samples: FloatArray,
+        samples: FloatArray | Features,
         labels: Array,
         exit_index: int,
         weights: FloatArray | None = None,
@@ -218,8 +191,8 @@ class Model:
         The batch is cut into micro-batches that the program takes at once, which changes no sum.
 
         Args:
-            gradients: The buffers.
-            samples: As for `train_step`.
+            gradients: The buffers; for fewer tensors than the adapter has, only those gradients are made.
+            samples: As for `train_step`, or what `features` has made of them at this exit.
             labels: As for `train_step`.
             exit_index: The exit to train.
             weights: As for `train_step`.
@@ -230,9 +203,35 @@ class Model:
             SamplesError: If samples, labels and weights do not fit each other or the model.
             ManifestError: If a graph's answer has another shape than what it belongs to.
         """
-        self._check_exit(exit_index)
-        name = with_knob(f"train/{exit_index}", self.memory)
-        return self._accumulate(name, gradients, samples, labels, weights)
+        return self._accumulate(self._training(exit_index), gradients, samples, labels, weights)
+
+    def feature_digests(self, exit_index: int) -> Mapping[str, str]:
+        """Return what training at an exit makes of samples without reading anything trained: names and digests.
+
+        Features of two exits that have one digest are the same.  Empty where the first call reads something trained.
+        """
+        manifest = self.bundle.manifest
+        program = self.bundle.program(self._training(exit_index))
+        return feature_digests(program, manifest.adapter.tensors, manifest.graphs)
+
+    def features(self, samples: FloatArray, exit_index: int) -> Features:
+        """Return what training at an exit makes of samples before it reads anything trained.
+
+        Args:
+            samples: As for `train_step`.
+            exit_index: The exit; one for which `feature_digests` has any.
+
+        Raises:
+            ExitsError: If the bundle does not have the exit.
+            SamplesError: If the samples do not fit.
+        """
+        name, samples = self._training(exit_index), self.preprocess(samples)
+        made: dict[str, list[FloatArray]] = {}
+        for piece, size in self._pieces(name, len(samples)):
+            given = {"samples": padded(samples[piece], size)}
+            for key, value in self._interpreter.run(name, given, _FIXED):
+                made.setdefault(key, []).append(value[: piece.stop - piece.start])
+        return Features({key: np.concatenate(values) for key, values in made.items()})
 
     def run(self, name: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run any program of the bundle and return all it answers.
@@ -267,25 +266,22 @@ class Model:
         return {"loss": np.array(loss, np.float32), **gradients.arrays}
 
     def _accumulate(
-        self, name: str, gradients: Gradients, samples: Array, labels: Array, weights: FloatArray | None
+        self, name: str, gradients: Gradients, samples: Array | Features, labels: Array, weights: FloatArray | None
     ) -> float:
-        samples = self.preprocess(samples)
-        self._check_labels(labels, len(samples))
+        own: dict[str, Array] = {} if isinstance(samples, Features) else {"samples": self.preprocess(samples)}
+        features = samples.arrays if isinstance(samples, Features) else {}
+        count = len(samples) if isinstance(samples, Features) else len(own["samples"])
+        labels = check_labels(labels, count, self.bundle.manifest.model.classes)
         if weights is None:
-            weights = np.full(len(samples), 1.0 / len(samples), np.float32)
+            weights = np.full(count, 1.0 / count, np.float32)
         elif weights.shape != labels.shape:
-            raise SamplesError(f"weights are of shape {weights.shape}, expected one for each of {len(labels)} samples")
+            raise SamplesError(f"weights are of shape {weights.shape}, expected one for each of {count} samples")
+        own |= {"labels": labels, "weights": weights}
+        part = self._part(gradients.arrays.keys(), "rest" if features else "whole")
         loss = 0.0
-        program = self.bundle.program(name)
-        fixed = program.inputs["samples"].shape[0]
-        for piece in _pieces(len(samples), fixed or program.batch or len(samples), even=fixed is None):
-            size = fixed or piece.stop - piece.start
-            given = {
-                "samples": _padded(samples[piece], size),
-                "labels": _padded(labels[piece].astype(np.int64), size),
-                "weights": _padded(weights[piece], size),
-            }
-            for key, value in self._interpreter.run(name, given):
+        for piece, size in self._pieces(name, count):
+            given, made = ({key: padded(a[piece], size) for key, a in arrays.items()} for arrays in (own, features))
+            for key, value in self._interpreter.run(name, given, part, made):
                 if key == "loss":
                     loss += _scalar(name, value)
                 else:
@@ -293,16 +289,23 @@ class Model:
                 del value  # or it would stay while the next one is made
         return loss
 
+    def _pieces(self, name: str, count: int) -> Iterator[tuple[slice, int]]:
+        """Yield the pieces in which a program takes so many samples, each with the size it must be padded to."""
+        program = self.bundle.program(name)
+        fixed = program.inputs["samples"].shape[0]
+        for piece in pieces(count, fixed or program.batch or count, even=fixed is None):
+            yield piece, fixed or piece.stop - piece.start
+
+    def _part(self, trained: Collection[str], stage: Literal["whole", "rest"]) -> Part:
+        every = len(trained) == len(self.adapter)
+        return Part(trained=None if every else frozenset(trained), stage=stage)
+
+    def _training(self, exit_index: int) -> str:
+        self._check_exit(exit_index)
+        return with_knob(f"train/{exit_index}", self.memory)
+
     def _check_exit(self, exit_index: int) -> None:
         check_exits((exit_index,), self.exits, f"bundle {self.bundle.folder.name}")
-
-    def _check_labels(self, labels: Array, count: int) -> None:
-        classes = self.bundle.manifest.model.classes
-        if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
-            raise SamplesError(f"labels are {labels.dtype} of shape {labels.shape}, expected {count} integers")
-        if count == 0 or labels.min() < 0 or labels.max() >= classes:
-            found = f"from {labels.min()} to {labels.max()}" if count else "none"
-            raise SamplesError(f"labels are {found}; the bundle has classes 0 to {classes - 1}")
 
 
 def _check_knob(bundle: Bundle, memory: str) -> None:
@@ -313,20 +316,7 @@ def _check_knob(bundle: Bundle, memory: str) -> None:
         raise UnknownProgramError(f"no memory knob {memory!r} in {bundle.folder}; it has {', '.join(knobs) or 'none'}")
 
 
-def _pieces(count: int, largest: int, *, even: bool) -> Iterator[slice]:
-    """Cut so many samples into as few pieces as possible, of one size where nothing else is asked."""
-    size = -(-count // -(-count // largest)) if even else largest
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
-
-
 def _scalar(name: str, loss: Array) -> float:
     if loss.shape:
         raise ManifestError(f"program {name}: the loss has shape {loss.shape}, expected one number; export it again")
     return float(loss)
-
-
-def _padded(array: Array, size: int) -> Array:
-    """Return the array with zeros after it, so that its first axis has a given size."""
-    missing = size - len(array)
-    return np.pad(array, [(0, missing), *((0, 0) for _ in array.shape[1:])]) if missing else array

@@ -150,9 +150,10 @@ def test_a_client_that_is_stopped_says_farewell_and_reports_what_it_did(samples:
     assert NEVER_ON_A_DEVICE.isdisjoint(settings["modules"])
     assert {"edgefl", "numpy", "onnxruntime"} <= set(settings["modules"])
     records = {record["name"]: record for record in document["records"]}
-    assert set(records) == {"bytes_up", "bytes_down", "peak_rss", "rounds"}
+    assert set(records) == {"bytes_up", "bytes_down", "feature_cache", "peak_rss", "rounds"}
     assert all(record["labels"] == {"exit": 1} for record in records.values())
     assert records["rounds"]["value"] == 1
+    assert records["feature_cache"]["value"] == CLASSES * 5 * 24 * 4  # of each sample 5 tokens of width 24
     assert records["bytes_down"]["value"] > sum(array.nbytes for array in train_content().arrays.values())
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from edgefl.bundle import Bundle
 from edgefl.cli import main
+from edgefl.core.sizes import ByteSizes
 from edgefl.plan.command import BASELINE, GFLOPS
-from edgefl.plan.sizes import ByteSizes
 from tests.golden_bundle import GOLDEN, Fields, change_manifest, copy_golden
 from tests.toy_bundle import write_toy_bundle
 

@@ -12,7 +12,8 @@ import pytest
 import edgefl
 from edgefl.bundle import Bundle
 from edgefl.errors import ExitsError, SamplesError
-from edgefl.runtime.model import Model, Prediction
+from edgefl.runtime.model import Model
+from edgefl.runtime.prediction import Prediction
 from tests.golden_bundle import CLASSES, EXITS, GOLDEN, copy_golden, random_samples, trained_adapter, trained_model
 
 

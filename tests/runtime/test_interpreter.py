@@ -14,6 +14,7 @@ import pytest
 from edgefl.bundle import Bundle
 from edgefl.errors import SamplesError, UnknownProgramError
 from edgefl.runtime.interpreter import Interpreter
+from edgefl.runtime.part import WHOLE
 from edgefl.runtime.weights import Weights
 from tests.golden_bundle import EXITS, GOLDEN, Fields, change_manifest, copy_golden, random_samples
 
@@ -135,7 +136,7 @@ def test_only_so_many_programs_are_kept_ready() -> None:
         list(traced.run("infer/0", samples=random_samples(size)[0]))
 
     assert 1 <= len(traced.interpreter._idle) <= 32
-    assert ("infer/0", ((49, 1, 16, 16),)) in traced.interpreter._idle
+    assert (("infer/0", WHOLE), ((49, 1, 16, 16),)) in traced.interpreter._idle
 
 
 def test_nothing_keeps_memory_that_was_let_go() -> None:

@@ -11,8 +11,9 @@ import pytest
 import edgefl
 from edgefl.bundle import Bundle
 from edgefl.errors import ExitsError, SamplesError, UnknownProgramError
+from edgefl.runtime.batch import pieces
 from edgefl.runtime.gradients import Gradients
-from edgefl.runtime.model import Model, _pieces, load
+from edgefl.runtime.model import Model, load
 from edgefl.runtime.weights import FloatArray
 from tests.golden_bundle import (
     EXITS,
@@ -79,12 +80,12 @@ def test_a_knob_the_bundle_does_not_have_is_refused_when_it_is_opened() -> None:
 
 def test_a_knob_takes_as_few_pieces_as_it_can_and_all_of_one_size() -> None:
     sizes = {
-        memory: [piece.stop - piece.start for piece in _pieces(11, _opened_batch(memory), even=True)]
+        memory: [piece.stop - piece.start for piece in pieces(11, _opened_batch(memory), even=True)]
         for memory in ("lean", "balanced", "fast")
     }
     # At most 5 samples at once, or at most 10.
     assert sizes == {"lean": [4, 4, 3], "balanced": [4, 4, 3], "fast": [6, 5]}
-    assert [piece.stop for piece in _pieces(11, 4, even=False)] == [4, 8, 11]
+    assert [piece.stop for piece in pieces(11, 4, even=False)] == [4, 8, 11]
 
 
 def _opened_batch(memory: str) -> int:
@@ -231,8 +232,8 @@ def test_a_training_program_run_by_its_name_answers_loss_and_every_adapter_tenso
 @pytest.mark.parametrize(
     ("labels", "fault"),
     [
-        (np.array([0, 5]), "labels are from 0 to 5; the bundle has classes 0 to 4"),
-        (np.array([-1, 0]), "labels are from -1 to 0"),
+        (np.array([0, 5]), "labels run from 0 to 5, the model has classes 0 to 4"),
+        (np.array([-1, 0]), "labels run from -1 to 0"),
         (np.array([0]), r"int64 of shape \(1,\), expected 2 integers"),
         (np.array([[0], [1]]), "expected 2 integers"),
         (np.array([0.0, 1.0]), "labels are float64"),
@@ -254,7 +255,7 @@ def test_weights_of_another_number_are_refused(weights: np.ndarray[Any, Any]) ->
 def test_training_needs_samples_labels_an_exit_and_a_program() -> None:
     model, (samples, labels) = trained_model(), random_samples(1)
 
-    with pytest.raises(SamplesError, match="labels are none"):
+    with pytest.raises(SamplesError, match="there are no samples"):
         model.train_step(samples[:0], labels[:0], 0)
     with pytest.raises(ExitsError, match="exit 3"):
         model.train_step(samples, labels, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from edgefl.plan.sizes import ByteSizes
+from edgefl.core.sizes import ByteSizes
 
 
 @pytest.mark.parametrize(
