@@ -25,12 +25,12 @@ class ExitCost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         exit_index: The exit.
-        milliseconds: Its time.
+        milliseconds: Its time, None where it has not been measured: a deadline is then kept by the shallowest exit.
         millijoules: Its energy, None where there is no meter.
     """
 
     exit_index: _Exit
-    milliseconds: _Amount
+    milliseconds: _Amount | None = None
     millijoules: _Amount | None = None
 
 
@@ -40,12 +40,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     Attributes:
         deadline_ms: Time until the answer is wanted.
         energy_mj: Energy it may take.
-        min_confidence: Confidence at which a shallower exit will do.
+        min_confidence: Confidence at which any shallower exit will do.
+        thresholds: The same for single exits, by exit, as calibrated; `min_confidence` comes first.
     """
 
     deadline_ms: _Amount | None = None
     energy_mj: _Amount | None = None
     min_confidence: _Share | None = None
+    thresholds: dict[int, _Share] = {}
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -93,12 +95,12 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         exit_index: The exit.
-        min_confidence: Confidence at which a shallower one may answer instead; None for never.
+        thresholds: Shallower exits that may answer instead, each with the confidence at which it may.
         reasons: Of the rules that limit the depth or lift that limit, most limiting first; none at the deepest exit.
     """
 
     exit_index: int
-    min_confidence: float | None
+    thresholds: dict[int, float]
     reasons: tuple[Reason, ...]
 
 
@@ -122,7 +124,7 @@ def choose_exit(
         wanted = _at_most(exits, rules.fixed)
         return Decision(
             exit_index=wanted,
-            min_confidence=None,
+            thresholds={},
             reasons=(Reason(rule="fixed", exit_index=wanted, text=f"exit {rules.fixed} is wanted always"),),
         )
     allowed = [
@@ -138,7 +140,14 @@ def choose_exit(
     if rules.min_exit is not None and chosen < (floor := _at_least(exits, rules.min_exit)):
         text = f"never shallower than exit {rules.min_exit}"
         reasons, chosen = [Reason(rule="min_exit", exit_index=floor, text=text), *reasons], floor
-    return Decision(exit_index=chosen, min_confidence=request.min_confidence, reasons=tuple(reasons))
+    shallower = [e for e in exits if (rules.min_exit or 0) <= e < chosen]
+    return Decision(exit_index=chosen, thresholds=_thresholds(shallower, request), reasons=tuple(reasons))
+
+
+def _thresholds(exits: Sequence[int], request: Request) -> dict[int, float]:
+    if request.min_confidence is not None:
+        return dict.fromkeys(exits, request.min_confidence)
+    return {e: request.thresholds[e] for e in exits if e in request.thresholds}
 
 
 def _battery(exits: Sequence[int], signals: Signals, rules: Rules, previous: int | None) -> Iterator[Reason]:
@@ -173,9 +182,14 @@ def _heat(exits: Sequence[int], signals: Signals, rules: Rules, previous: int | 
 
 def _cost_limits(costs: Sequence[ExitCost], request: Request) -> Iterator[Reason]:
     if request.deadline_ms is not None:
-        fitting = [cost for cost in costs if cost.milliseconds <= request.deadline_ms]
         text = f"the answer is wanted in {request.deadline_ms:g} ms"
-        yield _deepest_fitting("deadline", costs, fitting, text)
+        times = [cost.milliseconds for cost in costs if cost.milliseconds is not None]
+        if len(times) < len(costs):
+            text = f"{text}, and no costs have been measured yet"
+            yield Reason(rule="deadline", exit_index=costs[0].exit_index, text=text)
+        else:
+            fitting = [cost for cost, time in zip(costs, times, strict=True) if time <= request.deadline_ms]
+            yield _deepest_fitting("deadline", costs, fitting, text)
     metered = [cost for cost in costs if cost.millijoules is not None]
     if request.energy_mj is not None and len(metered) == len(costs):
         fitting = [cost for cost in costs if (cost.millijoules or 0.0) <= request.energy_mj]

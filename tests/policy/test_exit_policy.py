@@ -34,14 +34,14 @@ def test_each_case_of_the_golden_file_comes_out_as_written(name: str) -> None:
     decision = choose_exit(
         costs(case["exits"], energy=case["energy"]),
         msgspec.convert(case["signals"], Signals),
-        msgspec.convert(case["request"], Request),
+        msgspec.convert(case["request"], Request, strict=False),
         msgspec.convert(case["rules"], Rules),
         case["previous"],
     )
 
     found = {
         "exit_index": decision.exit_index,
-        "min_confidence": decision.min_confidence,
+        "thresholds": {str(exit_index): value for exit_index, value in decision.thresholds.items()},
         "rules": [reason.rule for reason in decision.reasons],
     }
     assert found == case["expected"]
@@ -99,6 +99,16 @@ def test_knowing_less_never_makes_it_shallower(known: Signals, request: Request,
     for name in ("charge", "power_save", "celsius", "throttled"):
         less = msgspec.structs.replace(known, **{name: None})
         assert choose_exit(costs(12), less, request, Rules(), previous).exit_index >= decided
+
+
+def test_without_measured_costs_a_deadline_is_kept_by_the_shallowest_exit() -> None:
+    unmeasured = [ExitCost(exit_index=0, milliseconds=10.0), ExitCost(exit_index=1)]
+
+    decision = choose_exit(unmeasured, Signals(), Request(deadline_ms=1000.0), Rules())
+
+    assert decision.exit_index == 0
+    assert decision.reasons[0].text == "the answer is wanted in 1000 ms, and no costs have been measured yet"
+    assert choose_exit(unmeasured, Signals(), Request(), Rules()).exit_index == 1
 
 
 @given(signals, requests, st.none() | st.integers(0, 11), st.lists(st.integers(0, 11), min_size=1, unique=True))

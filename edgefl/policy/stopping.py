@@ -1,0 +1,51 @@
+"""When an answer that deepens exit by exit has gone far enough; every stop says why.
+
+`tests/golden/stopping.json` fixes the outcome for every language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgefl.policy.exit_policy import Decision, ExitCost, Reason, Request
+
+__all__ = ["why_stop"]
+
+
+def why_stop(
+    decision: Decision,
+    costs: Sequence[ExitCost],
+    request: Request,
+    exit_index: int,
+    confidence: float,
+    elapsed_ms: float,
+) -> Reason | None:
+    """Say why no deeper exit should answer, or None to go on.
+
+    Args:
+        decision: What `choose_exit` decided.
+        costs: Of the exits there are, exits rising; they are read where the request has a deadline.
+        request: What who asks can accept.
+        exit_index: The exit that has just answered.
+        confidence: Its confidence, in [0, 1].
+        elapsed_ms: Time since the request began.
+    """
+    if exit_index >= decision.exit_index:
+        nothing = Reason(rule="deepest", exit_index=exit_index, text=f"exit {exit_index} is the deepest there is")
+        return decision.reasons[0] if decision.reasons else nothing
+    threshold = decision.thresholds.get(exit_index)
+    if threshold is not None and confidence >= threshold:
+        text = f"its confidence {confidence:.3f} is at least {threshold:.3f}"
+        return Reason(rule="confidence", exit_index=exit_index, text=text)
+    more = _time_to_next(costs, exit_index)
+    if request.deadline_ms is not None and more is not None and elapsed_ms + more > request.deadline_ms:
+        text = f"{elapsed_ms:.0f} ms are over, the next exit takes {more:.0f} more of {request.deadline_ms:g} ms"
+        return Reason(rule="deadline", exit_index=exit_index, text=text)
+    return None
+
+
+def _time_to_next(costs: Sequence[ExitCost], exit_index: int) -> float | None:
+    """Return how much longer the next exit takes than one, in ms; None where it has not been measured."""
+    place = next(place for place, cost in enumerate(costs) if cost.exit_index == exit_index)
+    one, other = costs[place].milliseconds, costs[place + 1].milliseconds
+    return None if one is None or other is None else other - one
