@@ -36,6 +36,13 @@ class Adapter:
     round: int
     tensors: Mapping[str, FloatArray]
 
+    def digest(self) -> str:
+        """Return the sha256 of its data, lower-case hexadecimal: the same for the same values in the same order."""
+        data = hashlib.sha256()
+        for array in self.tensors.values():
+            data.update(np.ascontiguousarray(array, dtype="<f4").data)
+        return data.hexdigest()
+
     def save(self, path: Path, header_bytes: int) -> None:
         """Replace an adapter file by one atomic rename.
 
@@ -56,14 +63,11 @@ def encode_adapter(adapter: Adapter, header_bytes: int | None = None) -> list[by
         adapter: The adapter.
         header_bytes: The layout's header length; None finds one with room for any version and round.
     """
-    data = hashlib.sha256()
-    for array in adapter.tensors.values():
-        data.update(np.ascontiguousarray(array, dtype="<f4").data)
     metadata = {
         "bundle_id": adapter.bundle_id,
         "version": str(adapter.version),
         "round": str(adapter.round),
-        "data_sha256": data.hexdigest(),
+        "data_sha256": adapter.digest(),
     }
     if header_bytes is None:
         widest = metadata | {"version": "9" * 10, "round": "9" * 10}

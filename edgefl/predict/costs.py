@@ -1,0 +1,60 @@
+"""What an answer at each exit costs on this device, in this process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgefl.policy import ExitCost
+from edgefl.runtime.model import Model
+from edgefl.signals import EnergyMeter
+
+__all__ = ["exit_costs", "measure_costs"]
+
+
+def measure_costs(model: Model, repetitions: int = 5) -> tuple[ExitCost, ...]:
+    """Answer one random sample at every exit in one pass, repeatedly, after a pass that opens the graphs.
+
+    Args:
+        model: The bundle in use, with its adapter and memory knob.
+        repetitions: Timed passes, at least 1.
+
+    Returns:
+        One cost for each exit, rising: from the start of a pass until that exit has answered.
+    """
+    facts = model.bundle.manifest.model
+    shape = (1, facts.channels, facts.image_size, facts.image_size)
+    sample = np.random.default_rng(0).standard_normal(shape, np.float32)
+    for _ in model.infer(sample):
+        pass
+    meter = EnergyMeter()
+    passes = [_timed_pass(model, sample) for _ in range(repetitions)]
+    return exit_costs(model.exits, passes, meter.millijoules())
+
+
+def exit_costs(
+    exits: Sequence[int], passes: Sequence[Sequence[float]], millijoules: float | None
+) -> tuple[ExitCost, ...]:
+    """Turn timed passes into costs.
+
+    Args:
+        exits: The exits, rising.
+        passes: Of each pass the seconds until each exit had answered, which rise.
+        millijoules: Energy of all passes together, None where no meter tells.  An exit has a share of one pass's
+            energy, that of its time in the time of the deepest.
+    """
+    # Medians of what rises in every pass rise, too.
+    milliseconds = [1000.0 * statistics.median(times) for times in zip(*passes, strict=True)]
+    power = None if millijoules is None else millijoules / len(passes) / milliseconds[-1]
+    return tuple(
+        ExitCost(exit_index=exit_index, milliseconds=time_ms, millijoules=None if power is None else power * time_ms)
+        for exit_index, time_ms in zip(exits, milliseconds, strict=True)
+    )
+
+
+def _timed_pass(model: Model, sample: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> list[float]:
+    started = time.perf_counter()
+    return [time.perf_counter() - started for _ in model.infer(sample)]
