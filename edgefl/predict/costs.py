@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Sequence
 
@@ -23,7 +22,7 @@ def measure_costs(model: Model, repetitions: int = 5) -> tuple[ExitCost, ...]:
         repetitions: Timed passes, at least 1.
 
     Returns:
-        One cost for each exit, rising: from the start of a pass until that exit has answered.
+        One cost for each exit, not falling: from the start of a pass until that exit has answered.
     """
     facts = model.bundle.manifest.model
     shape = (1, facts.channels, facts.image_size, facts.image_size)
@@ -42,12 +41,13 @@ def exit_costs(
 
     Args:
         exits: The exits, rising.
-        passes: Of each pass the seconds until each exit had answered, which rise.
+        passes: Of each pass the seconds until each exit had answered, which rise.  From one exit to the next the
+            median counts: a pause of the system falls between two exits and is not charged to all deeper ones.
         millijoules: Energy of all passes together, None where no meter tells.  An exit has a share of one pass's
             energy, that of its time in the time of the deepest.
     """
-    # Medians of what rises in every pass rise, too.
-    milliseconds = [1000.0 * statistics.median(times) for times in zip(*passes, strict=True)]
+    between = np.diff(np.array(passes), axis=1, prepend=0.0)
+    milliseconds = (1000.0 * np.median(between, axis=0).cumsum()).tolist()
     power = None if millijoules is None else millijoules / len(passes) / milliseconds[-1]
     return tuple(
         ExitCost(exit_index=exit_index, milliseconds=time_ms, millijoules=None if power is None else power * time_ms)

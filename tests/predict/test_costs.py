@@ -9,13 +9,16 @@ from edgefl.predict.costs import exit_costs, measure_costs
 from tests.golden_bundle import trained_model
 
 
-def test_a_cost_is_the_median_of_the_passes_in_milliseconds() -> None:
-    # Exit 0: 1, 2, 9 ms; exit 5: 4, 5, 20 ms, the last pass having been disturbed.
-    costs = exit_costs((0, 5), [[0.001, 0.004], [0.009, 0.020], [0.002, 0.005]], None)
+def test_a_cost_is_the_sum_of_the_median_times_from_one_exit_to_the_next() -> None:
+    # To exit 0: 1, 2, 2 ms; on to exit 3: 3, 3, 10 ms; on to exit 5: 20, 4, 5 ms.  A pause of the system in two of the
+    # three passes falls between different exits: 2, 2 + 3 and 2 + 3 + 5 ms, though the median pass took 17 ms.
+    passes = [[0.001, 0.004, 0.024], [0.002, 0.005, 0.009], [0.002, 0.012, 0.017]]
 
-    assert [cost.exit_index for cost in costs] == [0, 5]
-    assert [cost.milliseconds for cost in costs] == pytest.approx([2.0, 5.0])
-    assert [cost.millijoules for cost in costs] == [None, None]
+    costs = exit_costs((0, 3, 5), passes, None)
+
+    assert [cost.exit_index for cost in costs] == [0, 3, 5]
+    assert [cost.milliseconds for cost in costs] == pytest.approx([2.0, 5.0, 10.0])
+    assert [cost.millijoules for cost in costs] == [None, None, None]
 
 
 def test_an_exit_has_the_share_of_one_pass_s_energy_that_it_has_of_its_time() -> None:
