@@ -4,7 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 STAMPS := .stamps
 RUN := .venv/bin
 # The packages of a device, whose tests must pass where nothing but a device's packages is installed.
-DEVICE_TESTS := $(addprefix tests/,core bundle update runtime measure plan selftest predict samples fleet client) \
+DEVICE_TESTS := $(addprefix tests/,core bundle update runtime measure plan selftest predict samples fleet) \
+	$(addprefix tests/,client calibrate) \
 	$(filter-out tests/attacks/test_hostile_updates.py,$(wildcard tests/attacks/*.py))
 
 .PHONY: help setup .venv-device demo check test test-fast test-device golden clean

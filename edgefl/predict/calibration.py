@@ -50,7 +50,7 @@ class ExitCalibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         threshold: Confidence from which on it answers; 1 is never, and the deepest exit's is 0, always.
         accuracy: Share of all held-out samples that it answers right.
         calibration_error_before: Its expected calibration error (ibid., §2) at temperature 1.
-        calibration_error_after: The same at its temperature, fitted on the same samples.
+        calibration_error_after: The same at temperatures fitted on other samples than they are applied to.
     """
 
     exit_index: _Exit
@@ -82,7 +82,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         adapter_sha256: `Adapter.digest` of the adapter that answered.
         num_samples: Held-out samples.
         max_loss: Accuracy that could be given up against always answering at the deepest exit.
-        chosen: What the thresholds come to, cross-validated.
+        chosen: What the thresholds come to.
         deepest: What the deepest exit alone comes to.
         frontier: All choices that no other one beats in both, cost rising.
         exits: The bundle's exits, rising.

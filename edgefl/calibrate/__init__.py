@@ -1,0 +1,1 @@
+"""Temperatures and thresholds from held-out samples: from which confidence on an exit may answer."""
