@@ -6,25 +6,21 @@ from pathlib import Path
 
 import click
 
+from edgefl.core.finite import FiniteRange
 from edgefl.core.report import json_option
 
 __all__ = ["calibrate"]
 
 
-def _share(_context: click.Context, _option: click.Parameter, value: float) -> float:
-    if not 0.0 <= value <= 1.0:  # a range of click's lets NaN through
-        raise click.BadParameter(f"{value} is no number from 0 to 1")
-    return value
-
-
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--samples", "source", required=True, metavar="FOLDER|MODULE:FUNCTION", help="Held-out, with labels.")
-@click.option("--adapter", "adapter_path", type=click.Path(path_type=Path), help="Instead of the bundle's own.")
+@click.option(
+    "--adapter", "adapter_path", type=click.Path(path_type=Path), help="[default: the personal one, else the bundle's]"
+)
 @click.option(
     "--max-loss",
-    type=float,
-    callback=_share,
+    type=FiniteRange(0, 1),
     default=0.005,
     show_default=True,
     help="Accuracy that may be given up against the deepest exit.",
@@ -42,6 +38,7 @@ def calibrate(folder: Path, source: str, adapter_path: Path | None, max_loss: fl
     from rich.progress import track
 
     from edgefl.bundle import Bundle
+    from edgefl.bundle.personal import current_adapter
     from edgefl.calibrate.answers import answer, batches, check_enough
     from edgefl.calibrate.outcome import calibrate_exits, records
     from edgefl.calibrate.picture import can_draw, draw, picture_path
@@ -56,7 +53,7 @@ def calibrate(folder: Path, source: str, adapter_path: Path | None, max_loss: fl
     bundle = Bundle(folder)
     check_writable(calibration_path(bundle.folder))
     check_writable(picture_path(bundle.folder))
-    adapter = bundle.adapter(adapter_path)
+    adapter = current_adapter(bundle, adapter_path)
     samples = open_samples(source, bundle.manifest.model.classes)
     check_enough(samples)
     model = Model(bundle, adapter)

@@ -63,13 +63,14 @@ def calibrate_exits(
         adapter: The adapter that answered.
         logits: (E, N, C), finite, of every exit.
         labels: (N,), integers in [0, C).
-        costs: Of the E exits, rising.
+        costs: Of the E exits, rising, measured.
         max_loss: Accuracy that may be given up against the deepest exit, from 0 to 1.
     """
-    rule = find_rule(logits, labels, np.array([cost.milliseconds for cost in costs]), max_loss)
+    times = [cost.milliseconds for cost in costs if cost.milliseconds is not None]
+    rule = find_rule(logits, labels, np.array(times), max_loss)
     right = logits.argmax(-1) == labels
     rows = []
-    for e, cost in enumerate(costs):
+    for e, (cost, milliseconds) in enumerate(zip(costs, times, strict=True)):
         before = confidence(logits[e], 1.0)
         fitted = ExitCalibration(
             exit_index=cost.exit_index,
@@ -81,7 +82,7 @@ def calibrate_exits(
         )
         row = Row(
             exit=fitted,
-            milliseconds=cost.milliseconds,
+            milliseconds=milliseconds,
             share=float((rule.stops == e).mean()),
             confidence_before=float(before.mean()),
             confidence_after=float(rule.confidences[e].mean()),

@@ -182,7 +182,7 @@ def _heat(exits: Sequence[int], signals: Signals, rules: Rules, previous: int | 
 
 def _cost_limits(costs: Sequence[ExitCost], request: Request) -> Iterator[Reason]:
     if request.deadline_ms is not None:
-        text = f"the answer is wanted in {request.deadline_ms:g} ms"
+        text = f"the answer is wanted in {request.deadline_ms:.4g} ms"
         times = [cost.milliseconds for cost in costs if cost.milliseconds is not None]
         if len(times) < len(costs):
             text = f"{text}, and no costs have been measured yet"
@@ -193,7 +193,7 @@ def _cost_limits(costs: Sequence[ExitCost], request: Request) -> Iterator[Reason
     metered = [cost for cost in costs if cost.millijoules is not None]
     if request.energy_mj is not None and len(metered) == len(costs):
         fitting = [cost for cost in costs if (cost.millijoules or 0.0) <= request.energy_mj]
-        yield _deepest_fitting("energy", costs, fitting, f"the answer may take {request.energy_mj:g} mJ")
+        yield _deepest_fitting("energy", costs, fitting, f"the answer may take {request.energy_mj:.4g} mJ")
 
 
 def _deepest_fitting(rule: str, costs: Sequence[ExitCost], fitting: Sequence[ExitCost], text: str) -> Reason:

@@ -39,7 +39,7 @@ def why_stop(
         return Reason(rule="confidence", exit_index=exit_index, text=text)
     more = _time_to_next(costs, exit_index)
     if request.deadline_ms is not None and more is not None and elapsed_ms + more > request.deadline_ms:
-        text = f"{elapsed_ms:.0f} ms are over, the next exit takes {more:.0f} more of {request.deadline_ms:g} ms"
+        text = f"{elapsed_ms:.0f} ms are over, the next exit takes {more:.0f} more of {request.deadline_ms:.4g} ms"
         return Reason(rule="deadline", exit_index=exit_index, text=text)
     return None
 

@@ -98,6 +98,16 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     frontier: list[FrontierPoint]
     exits: Annotated[list[ExitCalibration], msgspec.Meta(min_length=1)]
 
+    @property
+    def temperatures(self) -> dict[int, float]:
+        """The temperature of each exit."""
+        return {each.exit_index: each.temperature for each in self.exits}
+
+    @property
+    def thresholds(self) -> dict[int, float]:
+        """The confidence from which on each exit answers."""
+        return {each.exit_index: each.threshold for each in self.exits}
+
     def write(self, folder: Path) -> None:
         """Write it beside a bundle, whole or not at all.
 

@@ -9,9 +9,17 @@ import numpy as np
 
 from edgefl.policy import ExitCost
 from edgefl.runtime.model import Model
+from edgefl.runtime.weights import FloatArray
 from edgefl.signals import EnergyMeter
 
-__all__ = ["exit_costs", "measure_costs"]
+__all__ = ["exit_costs", "measure_costs", "warm_up"]
+
+
+def warm_up(model: Model) -> None:
+    """Answer an image once at every exit, so that no later answer waits for a graph to be opened."""
+    size = model.bundle.manifest.model.image_size
+    for _ in model.infer(np.zeros((size, size, 3), np.uint8)):
+        pass
 
 
 def measure_costs(model: Model, repetitions: int = 5) -> tuple[ExitCost, ...]:
@@ -24,12 +32,8 @@ def measure_costs(model: Model, repetitions: int = 5) -> tuple[ExitCost, ...]:
     Returns:
         One cost for each exit, not falling: from the start of a pass until that exit has answered.
     """
-    facts = model.bundle.manifest.model
-    shape = (1, facts.channels, facts.image_size, facts.image_size)
-    sample = np.random.default_rng(0).standard_normal(shape, np.float32)
-    for _ in model.infer(sample):
-        pass
-    meter = EnergyMeter()
+    warm_up(model)
+    sample, meter = _sample(model), EnergyMeter()
     passes = [_timed_pass(model, sample) for _ in range(repetitions)]
     return exit_costs(model.exits, passes, meter.millijoules())
 
@@ -55,6 +59,12 @@ def exit_costs(
     )
 
 
-def _timed_pass(model: Model, sample: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> list[float]:
+def _sample(model: Model) -> FloatArray:
+    facts = model.bundle.manifest.model
+    shape = (1, facts.channels, facts.image_size, facts.image_size)
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def _timed_pass(model: Model, sample: FloatArray) -> list[float]:
     started = time.perf_counter()
     return [time.perf_counter() - started for _ in model.infer(sample)]

@@ -6,19 +6,20 @@ it trains.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from edgefl.core.signals import Signals
 from edgefl.signals.device import DeviceSource
 from edgefl.signals.energy import EnergyMeter
+from edgefl.signals.source import Source
 from edgefl.signals.trace import TracePoint, TraceSource, read_trace
+from edgefl.signals.watched import WatchedSource
 
-__all__ = ["DeviceSource", "EnergyMeter", "Signals", "Source", "TracePoint", "TraceSource", "read_trace"]
-
-
-class Source(Protocol):
-    """Where signals come from."""
-
-    def read(self) -> Signals:
-        """Return what is known now."""
-        ...
+__all__ = [
+    "DeviceSource",
+    "EnergyMeter",
+    "Signals",
+    "Source",
+    "TracePoint",
+    "TraceSource",
+    "WatchedSource",
+    "read_trace",
+]

@@ -1,0 +1,48 @@
+"""A device's own adapter beside the global one: `personal/adapter.safetensors` in the bundle's folder."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from edgefl.bundle.adapter import Adapter
+from edgefl.bundle.folder import Bundle
+
+__all__ = ["current_adapter", "personal_folder", "personal_path"]
+
+logger = logging.getLogger(__name__)
+
+
+def personal_folder(folder: Path) -> Path:
+    """Return where `edgefl personalize` keeps what it makes of a bundle."""
+    return folder / "personal"
+
+
+def personal_path(folder: Path) -> Path:
+    """Return where the personal adapter of a bundle's folder lies."""
+    return personal_folder(folder) / "adapter.safetensors"
+
+
+def current_adapter(bundle: Bundle, path: Path | None = None) -> Adapter:
+    """Return the adapter to answer with: the personal one where there is one of the global one's version.
+
+    Args:
+        bundle: The bundle.
+        path: An adapter to take whatever there is; None to choose.
+
+    Raises:
+        BundleError: If the adapter cannot be used.
+    """
+    if path is not None:
+        return bundle.adapter(path)
+    own = bundle.adapter()
+    if not personal_path(bundle.folder).exists():
+        return own
+    personal = bundle.adapter(personal_path(bundle.folder))
+    if (personal.version, personal.round) != (own.version, own.round):
+        logger.warning(
+            "%s was made from version %d, the bundle has version %d; run edgefl personalize again",
+            personal_path(bundle.folder), personal.version, own.version,
+        )  # fmt: skip
+        return own
+    return personal
