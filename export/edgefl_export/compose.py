@@ -1,7 +1,8 @@
 """Programs of the Accumulator method: which graph runs when, with which tensors (edgefl/bundle/FORMAT.md).
 
 Exact savings are in the order of the calls: the exit's block computes one row, blocks below need no backward pass
-before block 1 (before block 0 with parallel adapters), and nothing is computed that no one reads.
+before block 1 (before block 0 with parallel adapters; none at all where no CLS token is replaced), and nothing is
+computed that no one reads.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from edgefl.bundle.program import Input, Program
 from edgefl.errors import BadInputError
 from edgefl_export.graphs.block import Saving
 from edgefl_export.graphs.catalog import Catalog
+from edgefl_export.keeping_walk import KeepingWalk
+from edgefl_export.replacing_walk import ReplacingWalk
 from edgefl_export.walk import Walk
 
 __all__ = ["Composer"]
@@ -24,22 +27,24 @@ class Composer:
         catalog: The network's graphs.
 
     Raises:
-        BadInputError: If the network leaves CLS tokens as they are or has a deeper Accumulator, ablations that only
-            torch computes.
+        BadInputError: If the network has a deeper Accumulator, an ablation that only torch computes, or leaves CLS
+            tokens as they are beside parallel adapters.
     """
 
     def __init__(self, catalog: Catalog) -> None:
         config = catalog.network.config
-        if not config.replace or config.depth != 1:
+        if config.depth != 1:
+            raise BadInputError(f"a network with depth={config.depth} cannot be exported; use depth=1")
+        if not config.replace and catalog.parallel:
             raise BadInputError(
-                f"a network with replace={config.replace} and depth={config.depth} cannot be exported; "
-                "use replace=True and depth=1"
+                f"a network with replace=False and parallel adapters of rank {config.parallel_adapter_rank} cannot be "
+                "exported, because its blocks would need a backward pass; leave out --no-replace or --parallel-adapters"
             )
         self.catalog = catalog
 
     def infer(self, exit_index: int) -> Program:
         """Return the program that answers at one exit."""
-        walk = Walk(self.catalog, "nothing")
+        walk = self._walk("nothing")
         walk.forward(exit_index)
         walk.answer(exit_index, "logits")
         return Program(
@@ -53,7 +58,7 @@ class Composer:
 
     def anytime(self, exits: Sequence[int]) -> Program:
         """Return the program that answers at every exit, shallowest first, in one pass."""
-        walk = Walk(self.catalog, "nothing")
+        walk = self._walk("nothing")
         walk.forward(exits[-1], answers={e: f"logits_{e:02d}" for e in exits})
         return Program(
             mode="anytime",
@@ -70,9 +75,10 @@ class Composer:
         Args:
             exit_index: The exit.
             batch: Samples it takes at once.
-            saving: What blocks save on the way down; the rest is computed again on the way back.
+            saving: What blocks save on the way down; the rest is computed again on the way back.  Where no CLS token
+                is replaced there is nothing to save, and the program is the same.
         """
-        walk = Walk(self.catalog, saving)
+        walk = self._walk(saving)
         walk.forward(exit_index)
         walk.backward(exit_index)
         return Program(
@@ -87,6 +93,10 @@ class Composer:
             calls=walk.calls,
             outputs={"loss": ["loss"], **walk.gradients},
         )
+
+    def _walk(self, saving: Saving) -> Walk:
+        kind = ReplacingWalk if self.catalog.network.config.replace else KeepingWalk
+        return kind(self.catalog, saving)
 
     def _samples(self) -> Input:
         backbone = self.catalog.network.backbone

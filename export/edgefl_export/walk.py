@@ -1,35 +1,36 @@
 """A way through the network, down to an exit and back: which graph runs when, with which tensors.
 
-The names it gives: what a block or a modulation makes ends in its index, a gradient begins with `at`.
+The names it gives: what a block makes, or what follows it, ends in its index; a gradient begins with `at`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from edgefl.bundle.program import Call
-from edgefl_export.graphs.accumulator_graphs import SAVED
 from edgefl_export.graphs.block import Rows, Saving
 from edgefl_export.graphs.block_vjp import Inputs
 from edgefl_export.graphs.catalog import Catalog, block_name, vjp_name
 from edgefl_export.graphs.rows import LINEAR_GRADIENT, stack_name
 
-__all__ = ["Walk"]
+__all__ = ["POSITIONS", "Walk", "position"]
 
-_POSITIONS = "accumulator.positions"
+POSITIONS = "accumulator.positions"
 _CLIENT = "accumulator.client_token"
 
 
-def _position(row: int) -> str:
-    return f"{_POSITIONS}[{row}:{row + 1}]"
+def position(row: int) -> str:
+    """Return the key of one row of the positions: 0 is the client token's, l + 1 that of block l."""
+    return f"{POSITIONS}[{row}:{row + 1}]"
 
 
-class Walk:
-    """Calls in order, with the names of what they make.
+class Walk(ABC):
+    """Calls in order, with the names of what they make; kinds of it differ in what happens between two blocks.
 
     Args:
         catalog: The network's graphs.
-        saving: What blocks save for the way back.
+        saving: What blocks that have a way back save for it.
 
     Attributes:
         calls: The calls so far.
@@ -46,12 +47,12 @@ class Walk:
         """Go down to an exit, saving what the way back needs, answering on the way."""
         frozen = ("patch_embed.proj.weight", "patch_embed.proj.bias", "cls_token", "pos_embed")
         self._call("embed", ["samples", *frozen], ["cls", "patches"])
-        client = [_CLIENT, _position(0), *self.accumulator.tensors]
+        client = [_CLIENT, position(0), *self.accumulator.tensors]
         self._call("open_history", ["cls", *client], ["keys.0", "values.0"])
         cls, patches = "cls", "patches"
         for index in range(exit_index + 1):
             rows: Rows = "cls" if index == exit_index else "all"
-            saving = self.saving if index > 0 or self.catalog.parallel else "nothing"
+            saving = self.saving if self._has_vjp(index) else "nothing"
             made = [f"cls.{index}", f"patches.{index}"][: 2 if rows == "all" else 1]
             saved = [f"{name}.{index}" for name in self.catalog.saved(saving)]
             inputs = [cls, patches, *self.catalog.block_tensors(index)]
@@ -59,8 +60,7 @@ class Walk:
             if answers and index in answers:
                 self.answer(index, answers[index])
             if index < exit_index:
-                self._modulate(index)
-                cls, patches = f"modified.{index}", f"patches.{index}"
+                cls, patches = self._remember(index), f"patches.{index}"
 
     def answer(self, index: int, name: str) -> None:
         """Answer at a block."""
@@ -70,44 +70,54 @@ class Walk:
         """Come back from an exit, as far up as anything is trained."""
         self._answer_vjp(exit_index)
         for index in range(exit_index, -1, -1):
-            if index == 0 and not self.catalog.parallel:
-                break
-            self._block_vjp(index, exit_index)
+            if self._has_vjp(index):
+                self._block_vjp(index, exit_index)
             if index > 0:
-                self._modulate_vjp(index - 1)
+                self._remember_vjp(index - 1)
         self._close_history()
         self._multiply_rows()
 
-    def _modulate(self, index: int) -> None:
-        save = self.saving != "nothing"
-        inputs = [*self._history(index), f"cls.{index}", _position(index + 1), *self.accumulator.tensors]
-        saved = [f"{name}.modulate.{index}" for name in SAVED] if save else []
-        made = [f"modified.{index}", *self._history(index + 1), *saved]
-        self._call("modulate_saved" if save else "modulate", inputs, made)
+    @abstractmethod
+    def _has_vjp(self, index: int) -> bool:
+        """Whether a block has a backward pass, because anything up to its output is trained."""
+
+    @abstractmethod
+    def _remember(self, index: int) -> str:
+        """Lengthen the history by a block's token and return the CLS token that the next block reads."""
+
+    @abstractmethod
+    def _remember_vjp(self, index: int) -> None:
+        """Come back from the history with a block's token, and from the next block, to the history before it."""
 
     def _history(self, index: int) -> list[str]:
         return [f"keys.{index}", f"values.{index}"]
 
+    def _newest(self, index: int) -> list[str]:
+        """Return the history before a block's token, the token and its position."""
+        return [*self._history(index), f"cls.{index}", position(index + 1)]
+
     def _answered(self, index: int) -> list[str]:
         """Return what the answer at a block is made from."""
         tensors = [*self.accumulator.tensors, *self.accumulator.head_tensors]
-        return [*self._history(index), f"cls.{index}", _position(index + 1), _CLIENT, _position(0), *tensors]
+        return [*self._newest(index), _CLIENT, position(0), *tensors]
+
+    def _at_cls(self, index: int) -> str:
+        return f"at_cls.{index}" if self._has_vjp(index) else ""
 
     def _answer_vjp(self, index: int) -> None:
         norms = [*self._norms("norm1", "norm2"), "head.norm.weight", "head.norm.bias"]
         linears = [*self.accumulator.linears, *self.accumulator.head_linears]
         at_norms = [f"at.answer.{name}" for name in norms]
-        at_position = f"at.{_POSITIONS}.{index + 1}"
-        at_cls = f"at_cls.{index}" if index > 0 or self.catalog.parallel else ""
+        at_position = f"at.{POSITIONS}.{index + 1}"
         self._call(
             "answer_vjp",
             ["labels", "weights", *self._answered(index)],
             [
-                *("loss", at_cls, *self._at_history(index), "at_query", "at_token", at_position),
+                *("loss", self._at_cls(index), *self._at_history(index), "at_query", "at_token", at_position),
                 *(*at_norms, *self._rows(linears, "answer")),
             ],
         )
-        self._collect([_position(index + 1), *norms], [at_position, *at_norms])
+        self._collect([position(index + 1), *norms], [at_position, *at_norms])
 
     def _block_vjp(self, index: int, exit_index: int) -> None:
         rows: Rows = "cls" if index == exit_index else "all"
@@ -122,30 +132,11 @@ class Walk:
         self._call(vjp_name(rows, inputs, self.saving), [*gradient, *saved, *weights], [*made, *at_parallel])
         self._collect(parallel, at_parallel)
 
-    def _modulate_vjp(self, index: int) -> None:
-        norms = self._norms("norm1", "norm2")
-        at_norms = [f"at.{index}.{name}" for name in norms]
-        at_position = f"at.{_POSITIONS}.{index + 1}"
-        at_cls = f"at_cls.{index}" if index > 0 or self.catalog.parallel else ""
-        self._call(
-            "modulate_vjp",
-            [
-                *(f"at_modified.{index}", *self._at_history(index + 1), *self._history(index)),
-                *(f"cls.{index}", f"modified.{index}", *(f"{name}.modulate.{index}" for name in SAVED)),
-                *(_position(index + 1), *self.accumulator.tensors),
-            ],
-            [
-                *(at_cls, *self._at_history(index), at_position),
-                *(*at_norms, *self._rows(self.accumulator.linears, str(index))),
-            ],
-        )
-        self._collect([_position(index + 1), *norms], [at_position, *at_norms])
-
     def _close_history(self) -> None:
         norms = self._norms("norm1")
-        keys = [_CLIENT, _position(0), *norms]
+        keys = [_CLIENT, position(0), *norms]
         made = [f"at.client.{key}" for key in keys]
-        client = [_CLIENT, _position(0), *self.accumulator.tensors]
+        client = [_CLIENT, position(0), *self.accumulator.tensors]
         rows = self._rows([self.accumulator.without_bias], "client")
         self._call("close_history", [*self._at_history(0), "at_query", "at_token", *client], [*made, *rows])
         self._collect(keys, made)

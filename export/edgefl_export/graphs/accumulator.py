@@ -1,7 +1,6 @@
-"""The Accumulator's calls, forward and VJP, with the adapter's tensors as inputs (arXiv 2212.04084, section 4.2).
+"""A CLS token modulated by the Accumulator, forward and VJP, its weights as inputs (arXiv 2212.04084, section 4.2).
 
-The history travels as the keys and values of its tokens, (B, heads, n, d), the client token's first.  A token's row of
-the positions comes as a tensor of its own, (1, D).
+The history travels as in `graphs/history.py`, and so does a token's position.
 """
 
 from __future__ import annotations
@@ -12,63 +11,7 @@ from torch import Tensor, nn
 from edgefl_export.graphs.accumulator_block import AccumulatorBlock, AccumulatorShape, AccumulatorWeights, Reading
 from edgefl_export.graphs.derivatives import merge_heads
 
-__all__ = ["CloseHistory", "Modulate", "ModulateVjp", "OpenHistory"]
-
-
-class OpenHistory(nn.Module):
-    """Starts the history with the client token."""
-
-    def __init__(self, shape: AccumulatorShape) -> None:
-        super().__init__()
-        self.block = AccumulatorBlock(shape)
-
-    def forward(self, cls: Tensor, client_token: Tensor, position: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values of the client token, one for each sample.
-
-        Args:
-            cls: Any CLS token, (B, 1, D).
-            client_token: (D,).
-            position: (1, D).
-            weights: The Accumulator's.
-        """
-        token = (client_token + position)[None]
-        keys, values = self.block.keep(token, AccumulatorWeights(*weights))
-        return keys.expand(cls.shape[0], -1, -1, -1).clone(), values.expand(cls.shape[0], -1, -1, -1).clone()
-
-
-class CloseHistory(nn.Module):
-    """VJP of everything that reads the client token."""
-
-    def __init__(self, shape: AccumulatorShape) -> None:
-        super().__init__()
-        self.block = AccumulatorBlock(shape)
-
-    def forward(
-        self,
-        at_keys: Tensor,
-        at_values: Tensor,
-        at_query: Tensor,
-        at_token: Tensor,
-        client_token: Tensor,
-        position: Tensor,
-        *weights: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """Return the gradients of client token and position, of norm1, and rows of qkv.
-
-        Args:
-            at_keys: Gradient at the history with which the client token is alone, (B, heads, 1, d).
-            at_values: Like `at_keys`.
-            at_query: Gradient at the client token's query, summed over the samples, (1, 1, D).
-            at_token: Gradient at the client token where the exit adds to it, summed over the samples, (1, 1, D).
-            client_token: (D,).
-            position: (1, D).
-            weights: The Accumulator's.
-        """
-        at_kv = torch.cat([merge_heads(tensor.sum(0, keepdim=True)) for tensor in (at_keys, at_values)], dim=-1)
-        token = (client_token + position)[None]
-        at_read, norm1, rows = self.block.project_vjp(at_query, at_kv, token, AccumulatorWeights(*weights))
-        at_both = (at_read + at_token)[0]
-        return at_both[0], at_both, *norm1, *rows
+__all__ = ["Modulate", "ModulateVjp"]
 
 
 class Modulate(nn.Module):

@@ -8,12 +8,7 @@ import torch
 from torch import Tensor
 
 from edgefl.core.tensor_slice import TensorSlice
-from edgefl_export.graphs.accumulator import (
-    CloseHistory,
-    Modulate,
-    ModulateVjp,
-    OpenHistory,
-)
+from edgefl_export.graphs.accumulator import Modulate, ModulateVjp
 from edgefl_export.graphs.accumulator_block import (
     ACCUMULATOR_LINEARS,
     ACCUMULATOR_WEIGHTS,
@@ -21,6 +16,7 @@ from edgefl_export.graphs.accumulator_block import (
     head_weights,
 )
 from edgefl_export.graphs.answer import Answer, AnswerVjp
+from edgefl_export.graphs.history import AppendHistory, AppendHistoryVjp, CloseHistory, OpenHistory
 from edgefl_export.graphs.spec import EXAMPLE_BATCH, GraphSpec
 from edgefl_export.model.network import AccumulatorNetwork
 
@@ -79,6 +75,8 @@ class AccumulatorGraphs:
         """Return a graph by name, None if it is not one of these."""
         graphs = {
             "open_history": self._open_history,
+            "append_history": self._append_history,
+            "append_history_vjp": self._append_history_vjp,
             "close_history": self._close_history,
             "modulate_saved": self._modulate_saved,
             "modulate_vjp": self._modulate_vjp,
@@ -94,6 +92,26 @@ class AccumulatorGraphs:
             outputs=("keys", "values"),
             example=(self._token(), *self._client(), *self._adapter(self.tensors)),
             axes={"cls": _BATCH},
+        )
+
+    def _append_history(self) -> GraphSpec:
+        kept = self._kept(_EXAMPLE_TOKENS)
+        return GraphSpec(
+            module=AppendHistory(self.shape),
+            inputs=("keys", "values", "cls", "position", *self.tensors),
+            outputs=("keys_out", "values_out"),
+            example=(kept, kept, self._token(), self._position(), *self._adapter(self.tensors)),
+            axes={"keys": _HISTORY, "values": _HISTORY, "cls": _BATCH},
+        )
+
+    def _append_history_vjp(self) -> GraphSpec:
+        kept, longer = self._kept(_EXAMPLE_TOKENS), self._kept(_EXAMPLE_TOKENS + 1)
+        return GraphSpec(
+            module=AppendHistoryVjp(self.shape),
+            inputs=("at_keys_out", "at_values_out", "keys", "cls", "position", *self.tensors),
+            outputs=("at_keys", "at_values", "at_position", *_norm("norm1"), *_rows(("qkv",))),
+            example=(longer, longer, kept, self._token(), self._position(), *self._adapter(self.tensors)),
+            axes={"at_keys_out": _LONGER, "at_values_out": _LONGER, "keys": _HISTORY, "cls": _BATCH},
         )
 
     def _close_history(self) -> GraphSpec:
