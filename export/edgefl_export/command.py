@@ -34,6 +34,11 @@ _PEAK_METHOD = "VmHWM of the process, and the most its assistant had, added"
     "--batch-size", type=click.IntRange(1), default=10, show_default=True, help="Samples `fast` training takes at once."
 )
 @click.option("--parallel-adapters", type=click.IntRange(0), default=0, help="Rank; the paper has 64.  [default: none]")
+@click.option(
+    "--replace/--no-replace",
+    default=True,
+    help="Give each block the Accumulator's CLS token, or leave its own: blocks then need no backward pass.",
+)
 @click.option("--mlp-dim", type=click.IntRange(1), help="Hidden size of Accumulator and head.  [default: 2048 at 384]")
 @click.option(
     "--accumulator-heads", type=click.IntRange(1), default=12, show_default=True, help="Must divide the width."

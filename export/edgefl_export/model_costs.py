@@ -33,6 +33,7 @@ def model_costs(description: ModelDescription) -> dict[str, Cost]:
         "mlp_dim": description.mlp_dim,
         "accumulator_heads": description.accumulator_heads,
         "parallel_adapters": description.parallel_adapters,
+        "replace": True,
         "init": "small",
         "seed": 0,
     }

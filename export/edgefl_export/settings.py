@@ -46,6 +46,7 @@ def make_network(
         classes=settings["classes"],
         mlp_dim=settings["mlp_dim"] or paper_mlp_dim(backbone.width),
         heads=settings["accumulator_heads"],
+        replace=settings["replace"],
         parallel_adapter_rank=settings["parallel_adapters"],
         init=settings["init"],
     )

@@ -16,6 +16,7 @@ from tests.export.networks import small_network
 
 PLAIN = Composer(Catalog(small_network()))
 PARALLEL = Composer(Catalog(small_network(parallel_adapter_rank=2)))
+KEEPING = Composer(Catalog(small_network(replace=False)))
 LAST = 3
 
 
@@ -91,7 +92,7 @@ def test_parallel_adapters_train_in_block_0_which_then_gives_no_other_gradient()
     assert walked(PARALLEL.train(0, 4))[-3:] == ["answer_vjp", "block_exit_vjp_adapter", "close_history"]
 
 
-@pytest.mark.parametrize("composer", [PLAIN, PARALLEL])
+@pytest.mark.parametrize("composer", [PLAIN, PARALLEL, KEEPING])
 def test_nothing_is_made_that_no_one_reads(composer: Composer) -> None:
     for name, program in programs(composer).items():
         made = [tensor for call in program.calls for tensor in call.outputs if tensor]
@@ -112,7 +113,7 @@ def interface(catalog: Catalog, name: str) -> Graph:
     return Graph(file=f"{name}.onnx", inputs=inputs, outputs=made)
 
 
-@pytest.mark.parametrize("composer", [PLAIN, PARALLEL])
+@pytest.mark.parametrize("composer", [PLAIN, PARALLEL, KEEPING])
 def test_every_program_fits_the_graphs_it_calls(composer: Composer) -> None:
     catalog = composer.catalog
     names = {name for program in programs(composer).values() for name in called(program)}
@@ -131,12 +132,13 @@ def trained(composer: Composer, exit_index: int) -> dict[str, Sequence[str]]:
     return {name: tuple(keys) for name, keys in parts.items()}
 
 
+@pytest.mark.parametrize("composer", [PLAIN, KEEPING])
 @pytest.mark.parametrize("exit_index", range(LAST + 1))
-def test_an_exit_trains_everything_but_the_position_rows_beyond_it(exit_index: int) -> None:
+def test_an_exit_trains_everything_but_the_position_rows_beyond_it(exit_index: int, composer: Composer) -> None:
     whole = {name: (name,) for name in PLAIN.catalog.network.adapter()}
     # Row 0 is the client token's, row e + 1 the exit's.
     expected = whole | {"accumulator.positions": (f"accumulator.positions[0:{exit_index + 2}]",)}
-    assert trained(PLAIN, exit_index) == expected
+    assert trained(composer, exit_index) == expected
 
 
 @pytest.mark.parametrize("exit_index", range(LAST + 1))
@@ -180,6 +182,59 @@ def test_training_takes_at_most_the_batch_asked_for_and_inference_any() -> None:
     assert infer.inputs["samples"].shape == [None, 1, 8, 8]
 
 
-def test_a_network_that_replaces_no_token_is_refused_by_name() -> None:
-    with pytest.raises(BadInputError, match="replace=False and depth=1 cannot be exported"):
-        Composer(Catalog(small_network(replace=False)))
+def test_where_no_token_is_replaced_tokens_are_appended_and_no_block_saves_or_has_a_vjp() -> None:
+    down = ["embed", "open_history", "block", "append_history", "block", "append_history", "block_exit"]
+    assert called(KEEPING.infer(2)) == [*down, "answer"]
+    back = ["append_history_vjp", "append_history_vjp", "close_history"]
+    assert walked(KEEPING.train(2, 4)) == [*down, "answer_vjp", *back]
+
+
+def test_where_no_token_is_replaced_anytime_answers_on_the_way() -> None:
+    assert called(KEEPING.anytime((0, 2, 3))) == [
+        "embed", "open_history", "block", "answer", "append_history", "block", "append_history", "block", "answer",
+        "append_history", "block_exit", "answer",
+    ]  # fmt: skip
+
+
+def test_where_no_token_is_replaced_a_block_reads_the_tokens_of_the_one_before() -> None:
+    blocks = [call for call in KEEPING.train(2, 4).calls if call.graph.startswith("block")]
+    assert [call.inputs[:2] for call in blocks] == [["cls", "patches"], ["cls.0", "patches.0"], ["cls.1", "patches.1"]]
+
+
+@pytest.mark.parametrize("exit_index", range(LAST + 1))
+def test_where_no_token_is_replaced_embedding_and_blocks_depend_on_samples_and_frozen_tensors_alone(
+    exit_index: int,
+) -> None:
+    fixed = {"samples", *KEEPING.catalog.network.backbone.frozen()}
+    frozen_calls = []
+    for call in KEEPING.train(exit_index, 4).calls:
+        if all(key.partition("[")[0] in fixed for key in call.inputs):
+            frozen_calls.append(call.graph)
+            fixed.update(call.outputs)
+    assert frozen_calls == ["embed", *["block"] * exit_index, "block_exit"]
+
+
+def test_where_no_token_is_replaced_lean_training_is_the_same_program() -> None:
+    assert KEEPING.train(3, 4, "little") == KEEPING.train(3, 4)
+
+
+def test_where_no_token_is_replaced_only_the_answer_reads_with_the_accumulator() -> None:
+    program = KEEPING.train(2, 4)
+    # The answer, two tokens of the history, and the client token that opened it.
+    stacked = [call.inputs for call in program.calls if call.outputs == ["accumulator.blocks.0.attn.qkv.x.rows"]]
+    assert stacked == [[f"accumulator.blocks.0.attn.qkv.x.{call}" for call in ("answer", "1", "0", "client")]]
+    assert len(program.outputs["accumulator.blocks.0.norm1.weight"]) == 4
+    assert len(program.outputs["accumulator.blocks.0.norm2.weight"]) == 1
+
+
+def test_a_network_that_replaces_no_token_beside_parallel_adapters_is_refused() -> None:
+    network = small_network(replace=False, parallel_adapter_rank=2)
+    message = "replace=False and parallel adapters of rank 2 .* leave out --no-replace or --parallel-adapters"
+    with pytest.raises(BadInputError, match=message):
+        Composer(Catalog(network))
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_a_deeper_accumulator_is_refused_by_name(replace: bool) -> None:
+    with pytest.raises(BadInputError, match="depth=2 cannot be exported; use depth=1"):
+        Composer(Catalog(small_network(depth=2, replace=replace)))

@@ -86,7 +86,9 @@ def test_the_adapters_values_leave_the_bundle_id_alone(folder: Callable[[], Path
     assert written(folder(), network).bundle_id == before
 
 
-@pytest.mark.parametrize("settings", [{"mlp_dim": 8}, {"classes": 4}, {"heads": 4}, {"parallel_adapter_scale": 0.2}])
+@pytest.mark.parametrize(
+    "settings", [{"mlp_dim": 8}, {"classes": 4}, {"heads": 4}, {"parallel_adapter_scale": 0.2}, {"replace": False}]
+)
 def test_another_method_is_another_bundle(settings: dict[str, Any], folder: Callable[[], Path]) -> None:
     assert written(folder(), small_network()).bundle_id != written(folder(), small_network(**settings)).bundle_id
 

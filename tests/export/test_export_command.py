@@ -77,6 +77,20 @@ def test_a_small_export_writes_a_bundle_and_one_report(tmp_path: Path) -> None:
     assert prediction.logits.shape == (1, 3)
 
 
+@pytest.mark.slow
+def test_an_export_that_replaces_no_token_is_recorded_as_such(tmp_path: Path) -> None:
+    done = edgefl(
+        *("export", "--no-replace", "--exits", "0-1", "--classes", "3", "--mlp-dim", "16", "--json", "-"), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["settings"]["replace"] is False
+    assert max(values(report, "parity_gradient").values()) < 1e-4
+    manifest = load(tmp_path / "glyphs_tiny_patch8_32").bundle.manifest
+    assert manifest.method.settings["replace"] is False
+    assert [name for name in manifest.graphs if name.startswith(("modulate", "block"))] == ["block", "block_exit"]
+
+
 @pytest.mark.parametrize(
     ("exits", "message"),
     [
@@ -102,6 +116,7 @@ def test_exits_that_do_not_exist_are_refused(
         (["--img-size", "64"], "reads 32 x 32 pixels"),
         (["--accumulator-heads", "7"], "7 Accumulator heads do not divide the width 96"),
         (["--weights", "nowhere.safetensors"], "cannot read weights nowhere.safetensors"),
+        (["--no-replace", "--parallel-adapters", "4"], "leave out --no-replace or --parallel-adapters"),
     ],
 )
 def test_a_model_that_cannot_be_built_is_refused_and_leaves_nothing(

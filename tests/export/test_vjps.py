@@ -14,12 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgefl_export.graphs.accumulator import (
-    CloseHistory,
-    Modulate,
-    ModulateVjp,
-    OpenHistory,
-)
+from edgefl_export.graphs.accumulator import Modulate, ModulateVjp
 from edgefl_export.graphs.accumulator_block import AccumulatorShape
 from edgefl_export.graphs.answer import Answer, AnswerVjp
 from edgefl_export.graphs.block import SAVED, Block, BlockShape, Embed, Rows, Saving
@@ -35,6 +30,7 @@ from edgefl_export.graphs.derivatives import (
     split_heads,
     standardize,
 )
+from edgefl_export.graphs.history import AppendHistory, AppendHistoryVjp, CloseHistory, OpenHistory
 from edgefl_export.model.accumulator import AccumulatorBlock, Head
 from edgefl_export.model.config import AccumulatorConfig
 from tests.export.networks import small_backbone
@@ -393,6 +389,29 @@ def test_the_history_opens_with_the_client_token_for_each_sample(data: st.DataOb
     norm1 = torch.autograd.grad(loss, list(case.block.norm1.parameters()), retain_graph=True)
     (qkv,) = torch.autograd.grad(loss, [case.block.attn.qkv.weight])
     agree([*closed[2:4], closed[4].T @ closed[5]], [*norm1, qkv])
+
+
+@few
+@given(data=st.data())
+def test_appending_a_token_keeps_what_the_accumulator_reads_of_it(data: st.DataObject) -> None:
+    case = data.draw(accumulator_cases())
+    keys, values = case.kept()
+    longer = dataclasses.replace(case, history=torch.cat([case.history, case.cls], dim=1))
+    agree(AppendHistory(case.shape)(keys, values, case.cls, case.position, *case.weights), longer.kept())
+
+
+@few
+@given(data=st.data())
+def test_the_vjp_of_appending_a_token(data: st.DataObject) -> None:
+    case = data.draw(accumulator_cases())
+    keys, values = case.kept()
+    position = case.position.detach().requires_grad_()
+    made = AppendHistory(case.shape)(keys, values, case.cls, position, *case.weights)
+    at_made = [torch.randn_like(tensor) for tensor in made]
+    found = AppendHistoryVjp(case.shape)(*at_made, keys, case.cls, position, *case.weights)
+    trained = [*case.block.norm1.parameters(), case.block.attn.qkv.weight]
+    expected = torch.autograd.grad(made, (keys, values, position, *trained), at_made)
+    agree([*found[:5], found[5].T @ found[6]], expected)
 
 
 def test_embedding_is_the_backbones_own_with_the_cls_token_apart() -> None:
