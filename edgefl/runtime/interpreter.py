@@ -66,6 +66,7 @@ class Interpreter:
         inputs: Mapping[str, Array],
         part: Part = WHOLE,
         features: Mapping[str, FloatArray] | None = None,
+        wanted: Callable[[str], bool] = lambda _key: True,
     ) -> Iterator[tuple[str, Array]]:
         """Run a program.
 
@@ -74,6 +75,7 @@ class Interpreter:
             inputs: An array for each of its inputs.
             part: What of it to run.
             features: What stage `fixed` has answered, for stage `rest`.
+            wanted: Asked for a key when its answer could be made; where it says no, no time is spent on that.
 
         Yields:
             A key of the program's outputs and a value, as soon as a call has made it.  A key that comes more than
@@ -91,9 +93,11 @@ class Interpreter:
         shapes = {key: array.shape for key, array in arrays.items()}
         with self._prepared((name, part), steps, shapes) as prepared:
             for call in prepared.calls:
-                self._call(call, values)
-                self.between_calls()
-                for key, tensor in call.step.answers:
+                answers = [pair for pair in call.step.answers if wanted(pair[0])]
+                if answers or not call.step.only_answers:
+                    self._call(call, values)
+                    self.between_calls()
+                for key, tensor in answers:
                     yield key, call.answer(tensor, values)
                 for tensor in call.step.freed:
                     values.pop(tensor, None)

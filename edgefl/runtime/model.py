@@ -99,13 +99,20 @@ class Model:
         """
         self._interpreter.use_adapter(tensors)
 
-    def infer(self, images: Array, exit_index: int | None = None) -> Iterator[Prediction]:
+    def infer(
+        self,
+        images: Array,
+        exit_index: int | None = None,
+        wanted: Callable[[int], bool] = lambda _exit_index: True,
+    ) -> Iterator[Prediction]:
         """Answer at every exit, each as soon as it is ready, or at one exit.
 
         Args:
             images: uint8 RGB, (H, W, 3) or (B, H, W, 3), of any size; or float32 samples, already normalised,
                 (B, channels, height, width).
             exit_index: The exit; None for all of them, in one pass.  Stop iterating to stop computing.
+            wanted: Of all of them, asked for each exit when it is reached: where it says no, that exit does not
+                answer, which saves a little time.
 
         Raises:
             ExitsError: If the bundle does not have the exit.
@@ -113,8 +120,11 @@ class Model:
         """
         samples = self.preprocess(images)
         if exit_index is None:
-            for key, logits in self._interpreter.run(with_knob("anytime", self.memory), {"samples": samples}):
-                yield Prediction(exit_index=int(key.removeprefix("logits_")), logits=logits)
+            name = with_knob("anytime", self.memory)
+            exits = {f"logits_{e:02d}": e for e in self.exits}
+            answers = self._interpreter.run(name, {"samples": samples}, wanted=lambda key: wanted(exits[key]))
+            for key, logits in answers:
+                yield Prediction(exit_index=exits[key], logits=logits)
         else:
             self._check_exit(exit_index)
             name = with_knob(f"infer/{exit_index}", self.memory)

@@ -23,6 +23,7 @@ class Step:
         handed_on: Tensors it makes only for later calls.
         freed: Tensors nobody needs after it.
         answers: Keys of the program's outputs that it adds to: (key, tensor).
+        only_answers: Whether nothing later reads what it makes, so that it need not run where nobody wants its answers.
     """
 
     graph: str
@@ -32,6 +33,7 @@ class Step:
     handed_on: frozenset[str]
     freed: tuple[str, ...]
     answers: tuple[tuple[str, str], ...]
+    only_answers: bool
 
 
 def plan_steps(program: Program, graphs: Mapping[str, Graph], *, packs: bool) -> tuple[Step, ...]:
@@ -70,6 +72,7 @@ def plan_steps(program: Program, graphs: Mapping[str, Graph], *, packs: bool) ->
                 handed_on=frozenset(tensor for _, tensor in wanted if tensor not in keys_by_tensor),
                 freed=tuple(touched - needed_later),
                 answers=tuple((key, tensor) for _, tensor in wanted for key in keys_by_tensor.get(tensor, ())),
+                only_answers=needed_later.isdisjoint(tensor for _, tensor in wanted),
             )
         )
         needed_later = (needed_later - set(call.outputs)) | (set(call.inputs) & local)
