@@ -8,7 +8,7 @@ DEVICE_TESTS := $(addprefix tests/,core bundle update runtime measure plan selft
 	$(addprefix tests/,client calibrate) \
 	$(filter-out tests/attacks/test_hostile_updates.py,$(wildcard tests/attacks/*.py))
 
-.PHONY: help setup .venv-device demo check test test-fast test-device golden clean
+.PHONY: help setup .venv-device demo check test test-fast test-device proto golden clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,12 @@ test-device: $(STAMPS)/device-test-tools  ## The tests of the device packages, w
 
 test: check $(STAMPS)/venv-device test-device  ## All checks and all tests
 	$(RUN)/pytest -n 2
+
+proto:  ## Generate code from predict.proto again, for the oldest protobuf that a device may have
+	$(PYTHON) -m venv $(STAMPS)/protoc
+	$(STAMPS)/protoc/bin/pip install --quiet --disable-pip-version-check grpcio-tools==1.68.1 mypy-protobuf==3.6.0
+	PATH="$(CURDIR)/$(STAMPS)/protoc/bin:$$PATH" $(STAMPS)/protoc/bin/python -m grpc_tools.protoc -I. \
+		--python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. edgefl/serve/predict.proto
 
 golden: $(STAMPS)/venv  ## Make tests/golden/bundle again; look at the difference before you commit it
 	$(RUN)/python -m tests.golden.make_bundle

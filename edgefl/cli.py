@@ -82,6 +82,7 @@ def _missing_extra(error: ModuleNotFoundError) -> MissingExtraError:
     extras = {
         "export": {"torch", "torchvision", "timm", "onnx", "onnxscript", "safetensors"},
         "server": {"flwr"},
+        "serve": {"grpc", "grpc_health", "grpc_reflection", "prometheus_client"},
         "demo": {"sklearn"},
         "plot": {"matplotlib"},
     }

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from edgefl.errors import SamplesError
 from edgefl.samples.arrays import check_labels
 
-__all__ = ["ImageFolder", "read_image"]
+__all__ = ["ImageFolder", "decode_image", "read_image"]
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 
@@ -65,15 +66,35 @@ def read_image(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     Raises:
         SamplesError: If it is no image, or one with more than 8 bits for a channel.
     """
+    return decode_image(path, str(path))
+
+
+def decode_image(
+    source: Path | BinaryIO, name: str, most_pixels: float = math.inf
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Decode an image to uint8 RGB, (H, W, 3).
+
+    Args:
+        source: An encoded image.
+        name: What it is called in messages.
+        most_pixels: A larger image is refused before it is decoded; Pillow has a limit of its own.
+
+    Raises:
+        SamplesError: If it is no image, too large, or one with more than 8 bits for a channel.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
+            if image.width * image.height > most_pixels:
+                raise ValueError(f"it has {image.width} x {image.height} pixels, more than {most_pixels:.0f}")
             if image.mode.startswith(("I", "F")):
                 raise ValueError("it has more than 8 bits for a channel")
             # Pillow warns of transparent palettes unless their transparency is decoded, too.
             opaque = image.convert("RGBA") if "transparency" in image.info else image
             return np.asarray(opaque.convert("RGB"))
+    except UnidentifiedImageError as error:  # its own message shows the object that was read
+        raise SamplesError(f"{name} cannot be read as an image: no format fits it; remove or replace it") from error
     except _UNREADABLE as error:
-        raise SamplesError(f"{path} cannot be read as an image: {error}; remove or replace it") from error
+        raise SamplesError(f"{name} cannot be read as an image: {error}; remove or replace it") from error
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -1,0 +1,130 @@
+"""Many requests at once: how many to answer together, and when a batch should make room for those that wait.
+
+Pure functions of measured times.  Depth is shed before requests are: whoever waits is to reach an exit in its time,
+and beyond that all requests together as many exits as they can.  Times are in milliseconds.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import cached_property
+
+import msgspec
+
+__all__ = ["BatchCosts", "batch_size", "best_stop"]
+
+_LOST = 100
+"""Exits that a request is worth which no exit could answer in its time."""
+
+
+class BatchCosts(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """What batches take on this device.
+
+    Attributes:
+        sizes: Samples of the batches that were measured, rising from 1.
+        reached: For each size, the time until each of the bundle's exits is reached, rising.
+        answer: For each size, the time that an exit's answer takes.
+    """
+
+    sizes: tuple[int, ...]
+    reached: tuple[tuple[float, ...], ...]
+    answer: tuple[float, ...]
+
+    def times(self, size: int) -> tuple[float, ...]:
+        """Return the time until a batch of any size from 1 to the largest measured one has reached each exit."""
+        return self._every_size[size - 1]
+
+    def answer_time(self, size: int) -> float:
+        """Return the time that the answer of one exit takes for a batch."""
+        return self.answer[min(bisect_right(self.sizes, size) - 1, len(self.sizes) - 1)]
+
+    @cached_property
+    def most(self) -> int:
+        """The size at which a sample takes the least time, as far as it takes less than in smaller batches."""
+        best = 0
+        for place in range(1, len(self.sizes)):
+            if self._per_sample(place) < _PAYS * self._per_sample(best):
+                best = place
+        return self.sizes[best]
+
+    def _per_sample(self, place: int) -> float:
+        return (self.reached[place][-1] + self.answer[place]) / self.sizes[place]
+
+    @cached_property
+    def _every_size(self) -> list[tuple[float, ...]]:
+        """Times of each size from 1 to the largest, on straight lines between measured ones."""
+        every = [self.reached[0]]
+        for place in range(1, len(self.sizes)):
+            (small, large), (low, high) = self.sizes[place - 1 : place + 1], self.reached[place - 1 : place + 1]
+            for size in range(small + 1, large + 1):
+                share = (size - small) / (large - small)
+                every.append(tuple(one + share * (other - one) for one, other in zip(low, high, strict=True)))
+        return every
+
+
+_PAYS = 0.97
+
+
+def batch_size(costs: BatchCosts, left: Sequence[float]) -> int:
+    """Say how many requests to answer together.
+
+    Args:
+        costs: Of batches.
+        left: Time left to each request that waits, rising; the first is answered in any case.
+
+    Returns:
+        How many of the first ones: as many as pay, but so few that the shallowest exit is in time for all of them.
+    """
+    size = 1
+    while size < min(len(left), costs.most):
+        if costs.times(size + 1)[0] + costs.answer_time(size + 1) > left[0]:
+            break
+        size += 1
+    return size
+
+
+def best_stop(
+    costs: BatchCosts, size: int, place: int, running: Sequence[tuple[float, int]], waiting: Sequence[float]
+) -> int:
+    """Say at which exit a running batch should end, for the most exits of it and of those that wait, together.
+
+    Args:
+        costs: Of batches.
+        size: Samples of the batch.
+        place: Place of the exit it has reached among the bundle's, from 0.
+        running: Of each request in it that is not answered yet, at least one: the time left, and the place of the
+            deepest exit that it may have.
+        waiting: Time left to each request that waits, rising.
+
+    Returns:
+        The place of the exit at which the last of them should be answered: `place` to stop now.  Requests whose own
+        time is over before are answered earlier.
+    """
+    times = costs.times(size)
+    own = [min(_reach(times, place, left, costs.answer_time(size)), limit) for left, limit in running]
+    deepest = max(own)
+    if not waiting:
+        return deepest
+    together = batch_size(costs, waiting)
+    theirs, answer = costs.times(together), costs.answer_time(together)
+    best, best_value = place, float("-inf")
+    for stop in range(place, deepest + 1):
+        busy = times[stop] - times[place] + costs.answer_time(size)
+        value = sum(min(stop, reach) for reach in own)
+        for one in waiting[:together]:
+            reach = _reach_from_start(theirs, one - busy - answer)
+            value += reach if reach >= 0 else -_LOST
+        if value >= best_value:  # of stops that are alike the deepest: who waits now may be gone, who came may not
+            best, best_value = stop, value
+    return best
+
+
+def _reach(times: Sequence[float], place: int, left: float, answer: float) -> int:
+    """Return the deepest exit from `place` on that leaves time for its answer; `place` where none does."""
+    return max(bisect_right(times, times[place] + left - answer) - 1, place)
+
+
+def _reach_from_start(times: Sequence[float], left: float) -> int:
+    """Return the deepest exit that a batch reaches in so much time; -1 for none."""
+    return bisect_right(times, left) - 1

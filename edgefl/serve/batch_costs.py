@@ -1,0 +1,53 @@
+"""What batches of each size take on this device, exit by exit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgefl.policy.batching import BatchCosts
+from edgefl.runtime.model import Model
+from edgefl.runtime.weights import FloatArray
+
+__all__ = ["measure_batches"]
+
+
+def measure_batches(model: Model, sizes: Sequence[int], repetitions: int = 5) -> BatchCosts:
+    """Run batches of random samples through all exits, of which the deepest answers.
+
+    Args:
+        model: The model.
+        sizes: Samples of the batches, rising from 1.
+        repetitions: Timed runs of each size, after one that is not.
+    """
+    reached, answers = [], []
+    for size in sizes:
+        samples = _samples(model, size)
+        runs = np.array([_timed(model, samples) for _ in range(1 + repetitions)][1:])
+        # Medians from one exit to the next: a pause of the system falls between two and is not charged to all.
+        between = 1000.0 * np.median(np.diff(runs, axis=1, prepend=0.0), axis=0)
+        reached.append(tuple(between[:-1].cumsum().tolist()))
+        answers.append(float(between[-1]))
+    return BatchCosts(sizes=tuple(sizes), reached=tuple(reached), answer=tuple(answers))
+
+
+def _samples(model: Model, size: int) -> FloatArray:
+    facts = model.bundle.manifest.model
+    shape = (size, facts.channels, facts.image_size, facts.image_size)
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def _timed(model: Model, samples: FloatArray) -> list[float]:
+    """Return the seconds until each exit was reached, and until the deepest had answered."""
+    times: list[float] = []
+    started = time.perf_counter()
+
+    def wanted(exit_index: int) -> bool:
+        times.append(time.perf_counter() - started)
+        return exit_index == model.exits[-1]
+
+    for prediction in model.infer(samples, wanted=wanted):
+        del prediction
+    return [*times, time.perf_counter() - started]

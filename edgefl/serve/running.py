@@ -1,0 +1,138 @@
+"""A batch on its way through the blocks: at each exit it is decided who is answered, and whether to go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from edgefl.policy import Reason
+from edgefl.policy.batching import BatchCosts, best_stop
+from edgefl.predict.calibration import confidence
+from edgefl.predict.predictor import ExitAnswer
+from edgefl.runtime.prediction import Prediction
+from edgefl.serve.adapter_in_use import AdapterInUse
+from edgefl.serve.pace import Pace
+from edgefl.serve.ticket import Served, Ticket
+
+__all__ = ["Running"]
+
+
+class Running:
+    """One batch.
+
+    Attributes:
+        tickets: Those that are not answered yet, by their place in the batch.
+    """
+
+    def __init__(
+        self,
+        tickets: Sequence[Ticket],
+        exits: Sequence[int],
+        costs: BatchCosts,
+        pace: Pace,
+        adapter: AdapterInUse,
+        waiting: Callable[[], Sequence[float]],
+    ) -> None:
+        """Begin.
+
+        Args:
+            tickets: The batch.
+            exits: The bundle's exits, rising.
+            costs: Of batches.
+            pace: How much longer than measured everything takes at present.
+            adapter: The adapter that answers.
+            waiting: Asked for the deadlines of requests that wait, rising.
+        """
+        self.tickets = dict(enumerate(tickets))
+        self._exits, self._costs, self._adapter, self._waiting = exits, costs, adapter, waiting
+        self._size = len(tickets)
+        self._pace = pace
+        self._times = costs.times(self._size)
+        self._place, self._since, self._answered = -1, time.monotonic(), False
+        self._ending: dict[int, Reason] = {}
+
+    def is_abandoned(self) -> bool:
+        """Say whether nobody wants an answer any more."""
+        return all(ticket.cancelled for ticket in self.tickets.values())
+
+    def wanted(self, exit_index: int) -> bool:
+        """Decide at an exit that is reached who is answered there, and return whether anybody may be."""
+        now = time.monotonic()
+        self._note(now)
+        self._ending = self._endings(now)
+        return bool(self._ending) or any(
+            ticket.every_exit or exit_index in ticket.decision.thresholds for ticket in self.tickets.values()
+        )
+
+    def deliver(self, prediction: Prediction) -> None:
+        """Hand out what an exit answers, and let those go whose last answer it is."""
+        self._answered = True
+        sure = confidence(prediction.logits, self._adapter.temperatures[prediction.exit_index])
+        now = time.monotonic()
+        for row, ticket in list(self.tickets.items()):
+            stopped = self._ending.get(row) or _sure_enough(ticket, prediction.exit_index, float(sure[row]))
+            if stopped is not None or ticket.every_exit:
+                answer = ExitAnswer(
+                    exit_index=prediction.exit_index,
+                    label=int(prediction.logits[row].argmax()),
+                    confidence=float(sure[row]),
+                    elapsed_ms=1000.0 * (now - ticket.arrived),
+                    stopped=stopped,
+                )
+                logits = np.array(prediction.logits[row])
+                ticket.deliver(
+                    Served(answer=answer, logits=logits, batch=self._size, adapter_sha256=self._adapter.sha256)
+                )
+            if stopped is not None:
+                del self.tickets[row]
+
+    def fail(self, error: Exception) -> None:
+        """Give all that are left an error."""
+        for ticket in self.tickets.values():
+            ticket.deliver(error)
+        self.tickets.clear()
+
+    def _note(self, now: float) -> None:
+        """Go to the next exit, and learn from how long it took."""
+        before = self._times[self._place] if self._place >= 0 else 0.0
+        self._place += 1
+        expected = self._times[self._place] - before
+        expected += self._costs.answer_time(self._size) if self._answered else 0.0
+        self._pace.note(1000.0 * (now - self._since), expected)
+        self._since, self._answered = now, False
+
+    def _endings(self, now: float) -> dict[int, Reason]:
+        """Return why each request ends at this exit, of those that do."""
+        active = {row: ticket for row, ticket in self.tickets.items() if not ticket.cancelled}
+        if not active:
+            return {}
+        left = {row: self._pace.left_ms(ticket.deadline, now) for row, ticket in active.items()}
+        running = [(left[row], self._exits.index(ticket.decision.exit_index)) for row, ticket in active.items()]
+        waiting = [self._pace.left_ms(deadline, now) for deadline in self._waiting()]
+        stop = best_stop(self._costs, self._size, self._place, running, waiting)
+        found = {row: self._ending_of(ticket, left[row], stop) for row, ticket in active.items()}
+        return {row: reason for row, reason in found.items() if reason is not None}
+
+    def _ending_of(self, ticket: Ticket, left: float, stop: int) -> Reason | None:
+        here, decision = self._exits[self._place], ticket.decision
+        if here < ticket.least_exit:
+            return None
+        if here >= decision.exit_index:
+            deepest = Reason(rule="deepest", exit_index=here, text=f"exit {here} is the deepest there is")
+            return decision.reasons[0] if decision.reasons else deepest
+        next_takes = self._times[self._place + 1] - self._times[self._place] + self._costs.answer_time(self._size)
+        if next_takes > left:
+            return Reason(rule="deadline", exit_index=here, text=f"{left:.0f} ms are left, the next exit takes more")
+        if self._place >= stop:
+            return Reason(rule="load", exit_index=here, text="others wait for their answers")
+        return None
+
+
+def _sure_enough(ticket: Ticket, exit_index: int, sure: float) -> Reason | None:
+    threshold = ticket.decision.thresholds.get(exit_index)
+    if threshold is None or sure < threshold:
+        return None
+    text = f"its confidence {sure:.3f} is at least {threshold:.3f}"
+    return Reason(rule="confidence", exit_index=exit_index, text=text)
