@@ -5,13 +5,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
+import pytest
+from PIL import Image
+
 from edgefl import errors
 from edgefl.bundle.manifest import Manifest, Model
+from edgefl.serve.client import Answer
 from tests.golden_bundle import GOLDEN
+from tests.serve.service import served
 
 ROOT = Path(__file__).parent.parent
 FORMAT = (ROOT / "edgefl" / "bundle" / "FORMAT.md").read_text(encoding="utf-8")
 REPORTS = (ROOT / "docs" / "reports.md").read_text(encoding="utf-8")
+SERVE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
 SOURCES = [path for folder in ("edgefl", "export", "server") for path in (ROOT / folder).rglob("*.py")]
 
 
@@ -43,3 +50,26 @@ def test_the_golden_bundle_has_the_files_the_specification_names() -> None:
 
     assert named <= {path.name for path in GOLDEN.iterdir()}
     assert all(f"`{name}`" in FORMAT for name in named)
+
+
+def test_the_example_of_the_service_runs_against_a_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (snippet,) = re.findall(r"```python\n(.+?)```", SERVE, re.DOTALL)
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "seven.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+
+    with served() as service:
+        exec(snippet.replace("127.0.0.1:50051", service.address).replace("deadline_ms=50", "deadline_ms=10_000"), names)  # noqa: S102  # the page's own
+
+    assert isinstance(names["answer"], Answer)
+
+
+def test_every_reason_to_stop_and_every_status_of_the_service_stands_on_its_page() -> None:
+    sources = [ROOT / "edgefl" / "policy" / "exit_policy.py", ROOT / "edgefl" / "serve" / "running.py"]
+    reasons = {rule for path in sources for rule in re.findall(r'rule="(\w+)"', path.read_text("utf-8"))}
+    statuses = re.findall(r"StatusCode\.(\w+)", (ROOT / "edgefl" / "serve" / "service.py").read_text("utf-8"))
+
+    assert {"battery", "load", "deadline", "deepest"} <= reasons
+    # A service is never told to answer at one exit only, and has no budget of energy.
+    assert {reason for reason in reasons - {"fixed", "energy"} if f"`{reason}`" not in SERVE} == set()
+    assert {status for status in set(statuses) - {"CANCELLED", "INTERNAL"} if f"`{status}`" not in SERVE} == set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,15 +29,15 @@ def write_certificate(folder: Path) -> None:
     """Write `cert.pem`, which is its own authority, for 127.0.0.1, and `key.pem`."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
@@ -100,9 +100,9 @@ def test_without_tls_or_with_another_authority_nobody_is_reached(service: Servic
     with PredictClient(service.address, token=TOKEN) as client, pytest.raises(UnreachableError):
         client.predict(SAMPLE)
     write_certificate(tmp_path)
-    with PredictClient(service.address, token=TOKEN, ca=tmp_path / "cert.pem") as client:
-        with pytest.raises(UnreachableError):
-            client.predict(SAMPLE)
+    other = PredictClient(service.address, token=TOKEN, ca=tmp_path / "cert.pem")
+    with other as client, pytest.raises(UnreachableError):
+        client.predict(SAMPLE)
 
 
 def test_with_tls_and_a_token_other_machines_may_ask(folder: Path) -> None:

@@ -202,7 +202,7 @@ def test_nobody_at_an_address_is_an_error_of_its_own() -> None:
         (
             ["--listen", "127.0.0.1:65536"],
             2,
-            "'127.0.0.1:65536' is neither HOST:PORT, with a port up to 65535, nor unix:",
+            "'127.0.0.1:65536' is neither HOST:PORT, with a port up to 65535",
         ),
         (["--listen", "here"], 2, "'here' is neither HOST:PORT"),
         (["--listen", "192.0.2.1:0", "--token-file", __file__], 3, "expected one line of 16 or more"),
