@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from PIL import Image
 from prometheus_client import start_http_server
 
 from edgefl.bundle import Bundle
@@ -68,6 +69,7 @@ async def serve_bundle(settings: Settings, access: Access, limits: Limits) -> No
     adapter = current_adapter(bundle, settings.adapter)
     in_use = AdapterInUse.of(bundle, adapter)
     model = Model(bundle, adapter, memory=settings.memory, between_calls=boundary)
+    Image.init()  # or the first request would wait for Pillow to load its formats
     warm_up(model)
     costs = measure_batches(model, _sizes(settings.most_together))
     with opened_signals("auto", settings.trace) as source:

@@ -67,6 +67,7 @@ def _run(folder: Path, *, alpha: float, rounds: int, seed: int, device_python: P
 
     train, test = load_digits_split(seed)
     parts = [train.subset(part) for part in partition(train.labels, len(_TIERS), alpha, seed)]
+    write_folder(test, folder / "held-out")
     clients = []
     for number, (part, exit_index) in enumerate(zip(parts, _TIERS, strict=True)):
         samples = folder / f"samples-{number}"
