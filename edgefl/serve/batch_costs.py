@@ -23,14 +23,15 @@ def measure_batches(model: Model, sizes: Sequence[int], repetitions: int = 5) ->
         repetitions: Timed runs of each size, after one that is not.
     """
     reached, answers = [], []
-    for size in sizes:
+    # The largest first: its memory serves the smaller ones, and all of them stay ready.
+    for size in reversed(sizes):
         samples = _samples(model, size)
         runs = np.array([_timed(model, samples) for _ in range(1 + repetitions)][1:])
         # Medians from one exit to the next: a pause of the system falls between two and is not charged to all.
         between = 1000.0 * np.median(np.diff(runs, axis=1, prepend=0.0), axis=0)
         reached.append(tuple(between[:-1].cumsum().tolist()))
         answers.append(float(between[-1]))
-    return BatchCosts(sizes=tuple(sizes), reached=tuple(reached), answer=tuple(answers))
+    return BatchCosts(sizes=tuple(sizes), reached=tuple(reached[::-1]), answer=tuple(answers[::-1]))
 
 
 def _samples(model: Model, size: int) -> FloatArray:

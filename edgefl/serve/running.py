@@ -18,6 +18,9 @@ from edgefl.serve.ticket import Served, Ticket
 
 __all__ = ["Running"]
 
+_SLACK = 1.25
+"""How much longer than expected a single step may take before an answer is late for it."""
+
 
 class Running:
     """One batch.
@@ -122,8 +125,8 @@ class Running:
         if here >= decision.exit_index:
             deepest = Reason(rule="deepest", exit_index=here, text=f"exit {here} is the deepest there is")
             return decision.reasons[0] if decision.reasons else deepest
-        next_takes = self._times[self._place + 1] - self._times[self._place] + self._costs.answer_time(self._size)
-        if next_takes > left:
+        next_takes = self._times[self._place + 1] - self._times[self._place]
+        if _SLACK * next_takes + self._costs.answer_time(self._size) > left:
             return Reason(rule="deadline", exit_index=here, text=f"{left:.0f} ms are left, the next exit takes more")
         if self._place >= stop:
             return Reason(rule="load", exit_index=here, text="others wait for their answers")
