@@ -73,7 +73,9 @@ def policy(demo: Path | None, halves: int, json_path: str | None) -> None:
     print_table(title, HEADINGS, rows, to_stderr=json_path == "-")
     if json_path:
         settings: dict[str, object] = {"halves": len(outcomes), "max_loss": MAX_LOSS, "samples": len(samples.labels)}
-        Report(command="benchmarks.policy", settings=settings, records=records, device=this_device()).write(json_path)
+        Report(command="benchmarks/policy.py", settings=settings, records=records, device=this_device()).write(
+            json_path
+        )
 
 
 def _run_demo(folder: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Self
 
 import click
 import msgspec
+import numpy as np
 
 from benchmarks.comparison import Progress, exported_bundle, print_table, run_script, value_of
 from benchmarks.load import Load, Outcome
@@ -123,7 +124,7 @@ def serve(
     print_table(title, HEADINGS, rows, to_stderr=json_path == "-")
     if json_path:
         settings: dict[str, object] = {"requests": requests, "memory": memory, "threads": threads, "seed": seed}
-        write_report(json_path, "benchmarks.serve", setting, settings, records)
+        write_report(json_path, "benchmarks/serve.py", setting, settings, records)
 
 
 _COLUMNS = {
@@ -169,11 +170,14 @@ def _records(load: str, outcomes: Sequence[Outcome], deadline: float) -> list[Re
         "requests": ("1", len(outcomes)),
         "inside_deadline": ("1", inside / len(outcomes)),
         "answered": ("1", sum(bool(outcome.status) for outcome in outcomes) / len(outcomes)),
-        "mean_exit": ("1", statistics.fmean(outcome.exit_index for outcome in answers)),
-        "latency": ("ms", statistics.median(times)),
-        "latency_p99": ("ms", statistics.quantiles(times, n=100)[-1]),
-        "mean_batch": ("1", statistics.fmean(outcome.batch for outcome in answers)),
     }
+    if answers:
+        values |= {
+            "mean_exit": ("1", statistics.fmean(outcome.exit_index for outcome in answers)),
+            "latency": ("ms", statistics.median(times)),
+            "latency_p99": ("ms", float(np.quantile(times, 0.99))),
+            "mean_batch": ("1", statistics.fmean(outcome.batch for outcome in answers)),
+        }
     records = [Record(name=name, unit=unit, value=value, labels=labels) for name, (unit, value) in values.items()]
     statuses = Counter(outcome.status for outcome in outcomes)
     records += [

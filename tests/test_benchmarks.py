@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.comparison import Measured, Side, check_same_answers, ratio_records
 from benchmarks.infer import inference_sides
@@ -18,7 +20,7 @@ from benchmarks.sides import Task
 from benchmarks.worker import Worker
 from edgefl.bundle import Bundle
 from edgefl.errors import EdgeFLError, ParityError
-from tests.golden_bundle import GOLDEN
+from tests.golden_bundle import CLASSES, GOLDEN, copy_golden
 
 ROOT = Path(__file__).parent.parent
 REPORTS = (ROOT / "docs" / "reports.md").read_text(encoding="utf-8")
@@ -119,10 +121,46 @@ def test_the_export_benchmark_writes_its_records(tmp_path: Path) -> None:
     assert records == {**{name: {_labels()} for name in plain}, "bundle_bytes_ratio": {_labels(against="weights")}}
 
 
+@pytest.mark.slow
+def test_the_service_s_benchmark_writes_its_records(tmp_path: Path) -> None:
+    bundle = copy_golden(tmp_path)
+
+    records = _run_plainly("serve", tmp_path, "--bundle", str(bundle), "--requests", "20")
+
+    of_loads = {_labels(load=load) for load in ("0.3", "0.7", "2.0")}
+    names = ("requests", "inside_deadline", "answered", "mean_exit", "latency", "latency_p99", "mean_batch")
+    assert all(records[name] == of_loads for name in names)
+    assert records["latency_alone"] == records["capacity"] == {_labels(exit=2)}
+    assert records["deadline"] == {_labels()}
+    assert of_loads == {frozenset(each for each in labels if each[0] == "load") for labels in records["exit_share"]}
+
+
+@pytest.mark.slow
+def test_the_policy_s_benchmark_writes_its_records(tmp_path: Path) -> None:
+    bundle, random = copy_golden(tmp_path), np.random.default_rng(0)
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server" / "adapter.safetensors").write_bytes((bundle / "adapter.safetensors").read_bytes())
+    for label in range(CLASSES):
+        folder = tmp_path / "held-out" / str(label)
+        folder.mkdir(parents=True)
+        for number in range(8):
+            Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / f"{number}.png")
+
+    records = _run_plainly("policy", tmp_path, "--demo", str(tmp_path), "--halves", "2")
+
+    names = ("deepest_accuracy", "policy_accuracy", "accuracy_loss", "deepest_cost_ms", "policy_cost_ms", "cost_ratio")
+    assert all(records[name] == {_labels()} for name in (*names, "mean_exit"))
+    assert records["decision_ms"] == {_labels(what="choose"), _labels(what="stop")}
+
+
 def _run(script: str, folder: Path, *options: str) -> dict[str, set[Labels]]:
     """Run a benchmark on the embedded model and return the labels of its records by their name."""
+    return _run_plainly(script, folder, *TINY, *options)
+
+
+def _run_plainly(script: str, folder: Path, *options: str) -> dict[str, set[Labels]]:
     path = folder / "report.json"
-    command = [sys.executable, "-m", f"benchmarks.{script}", *TINY, *options, "--json", str(path)]
+    command = [sys.executable, "-m", f"benchmarks.{script}", *options, "--json", str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads(path.read_text(encoding="utf-8"))

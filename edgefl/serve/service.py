@@ -97,7 +97,7 @@ class AnytimeService(AnytimeServicer):
         except EdgeFLError as error:
             code = _status(error)
             self._metrics.refused(code.name)
-            await context.abort(code, str(error))
+            await _end(context, code, str(error))
         except asyncio.CancelledError:  # by the client, or by gRPC when the deadline has passed
             code = grpc.StatusCode.DEADLINE_EXCEEDED if time.monotonic() >= deadline else grpc.StatusCode.CANCELLED
             self._metrics.refused(code.name)
@@ -156,6 +156,14 @@ class AnytimeService(AnytimeServicer):
             min_exit=max((e for e in (own.min_exit, least) if e is not None), default=None),
             max_exit=min((e for e in (own.max_exit, most) if e is not None), default=None),
         )
+
+
+async def _end(context: _Context, code: grpc.StatusCode, text: str) -> None:
+    """End a call with a status, unless nobody is there any more to be told."""
+    try:
+        await context.abort(code, text)
+    except grpc.aio.InternalError as error:
+        raise asyncio.CancelledError from error
 
 
 async def _until_stopped(found: asyncio.Queue[Served | Exception]) -> AsyncIterator[Served]:
