@@ -8,7 +8,7 @@ from pathlib import Path
 from edgefl.bundle.adapter import Adapter
 from edgefl.bundle.folder import Bundle
 
-__all__ = ["current_adapter", "personal_folder", "personal_path"]
+__all__ = ["current_adapter", "personal_adapter", "personal_folder", "personal_path"]
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +21,29 @@ def personal_folder(folder: Path) -> Path:
 def personal_path(folder: Path) -> Path:
     """Return where the personal adapter of a bundle's folder lies."""
     return personal_folder(folder) / "adapter.safetensors"
+
+
+def personal_adapter(bundle: Bundle, own: Adapter) -> Adapter | None:
+    """Return the personal adapter, or None where there is none that was made from the global one.
+
+    Args:
+        bundle: The bundle.
+        own: Its global adapter.
+
+    Raises:
+        BundleError: If the personal one cannot be used.
+    """
+    path = personal_path(bundle.folder)
+    if not path.exists():
+        return None
+    personal = bundle.adapter(path)
+    if (personal.version, personal.round) == (own.version, own.round):
+        return personal
+    logger.warning(
+        "%s was made from version %d, the bundle has version %d; run edgefl personalize again",
+        path, personal.version, own.version,
+    )  # fmt: skip
+    return None
 
 
 def current_adapter(bundle: Bundle, path: Path | None = None) -> Adapter:
@@ -36,13 +59,4 @@ def current_adapter(bundle: Bundle, path: Path | None = None) -> Adapter:
     if path is not None:
         return bundle.adapter(path)
     own = bundle.adapter()
-    if not personal_path(bundle.folder).exists():
-        return own
-    personal = bundle.adapter(personal_path(bundle.folder))
-    if (personal.version, personal.round) != (own.version, own.round):
-        logger.warning(
-            "%s was made from version %d, the bundle has version %d; run edgefl personalize again",
-            personal_path(bundle.folder), personal.version, own.version,
-        )  # fmt: skip
-        return own
-    return personal
+    return personal_adapter(bundle, own) or own

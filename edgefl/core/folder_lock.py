@@ -15,12 +15,13 @@ _LOCK = "lock"
 
 
 @contextmanager
-def locked_folder(folder: Path, owner: str) -> Iterator[Path]:
+def locked_folder(folder: Path, owner: str, instead: str = "choose another --state") -> Iterator[Path]:
     """Make a state folder, readable by its owner only, and hold it until the block ends or the process dies.
 
     Args:
         folder: The folder.
-        owner: What kind of process holds it, for the message: `client` or `server`.
+        owner: What kind of process holds it, for the message: `client`, `server` or `personalize`.
+        instead: What to do where the folder cannot be had, for the message.
 
     Raises:
         StorageError: If it cannot be written, or another process holds it.
@@ -29,13 +30,13 @@ def locked_folder(folder: Path, owner: str) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (folder / _LOCK).open("wb")
     except OSError as error:
-        raise StorageError(f"cannot use {folder}: {error.strerror}; choose another --state") from error
+        raise StorageError(f"cannot use {folder}: {error.strerror}; {instead}") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise StorageError(
-                f"{folder} is in use by another edgefl {owner}; stop that one or choose another --state"
+                f"{folder} is in use by another edgefl {owner}; stop that one or {instead}"
             ) from error
         yield folder
 

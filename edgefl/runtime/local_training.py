@@ -93,6 +93,8 @@ def train_locally(
     plan: LocalPlan,
     has_time: Callable[[], bool] = lambda: True,
     cache: FeatureCache | None = None,
+    *,
+    goes_on: Callable[[], bool] = lambda: True,
 ) -> LocalResult:
     """Train the model's adapter in place.
 
@@ -102,6 +104,8 @@ def train_locally(
         plan: What to do.
         has_time: Asked again and again; as soon as it says no, the steps that were finished are all there is.
         cache: Keeps what no step changes, from one epoch or call to the next; always of these samples.
+        goes_on: Asked after each whole epoch, the last one too; as soon as it says no, training ends.  The adapter is
+            then as this epoch has left it.
 
     Raises:
         ExitsError: If the bundle has no exit up to the plan's.
@@ -117,7 +121,7 @@ def train_locally(
     reached: dict[TensorSlice, None] = {}
     losses = np.full(count, np.nan)
     steps = 0
-    for indices in _batches(random, count, plan):
+    for indices in _batches(random, count, plan, goes_on):
         gradients.clear()
         step = _Step(indices=indices, labels=samples.labels[indices], exit_index=int(random.choice(drawn)))
         loss = _accumulate(model, gradients, inputs, step, has_time)
@@ -141,12 +145,16 @@ def train_locally(
     )
 
 
-def _batches(random: np.random.Generator, count: int, plan: LocalPlan) -> Iterator[_Indices]:
+def _batches(
+    random: np.random.Generator, count: int, plan: LocalPlan, goes_on: Callable[[], bool]
+) -> Iterator[_Indices]:
     """Yield the samples of each step; every epoch has an order of its own."""
     for _ in range(plan.epochs):
         order = random.permutation(count)
         for start in range(0, count, plan.batch_size):
             yield order[start : start + plan.batch_size]
+        if not goes_on():
+            return
 
 
 def _accumulate(
