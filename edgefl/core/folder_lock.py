@@ -35,9 +35,7 @@ def locked_folder(folder: Path, owner: str, instead: str = "choose another --sta
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise StorageError(
-                f"{folder} is in use by another edgefl {owner}; stop that one or {instead}"
-            ) from error
+            raise StorageError(f"{folder} is in use by another edgefl {owner}; stop that one or {instead}") from error
         yield folder
 
 

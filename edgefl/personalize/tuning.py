@@ -1,0 +1,151 @@
+"""Fine-tuning with a validation split and an early stop, which keeps the better of global and personal adapter."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgefl.bundle import Adapter
+from edgefl.bundle.personal import personal_adapter, personal_path
+from edgefl.errors import InstructionError
+from edgefl.personalize import kept
+from edgefl.personalize.outcome import Outcome
+from edgefl.personalize.score import Score, evaluate
+from edgefl.personalize.split import Chosen, Parts
+from edgefl.runtime.feature_cache import FeatureCache
+from edgefl.runtime.local_training import LocalPlan, train_locally
+from edgefl.runtime.model import Model
+
+__all__ = ["OnEpoch", "tune"]
+
+logger = logging.getLogger(__name__)
+
+OnEpoch = Callable[[int, Score, Score], None]
+"""Told after each epoch: its number, its score, and the best score so far."""
+
+
+def tune(
+    model: Model,
+    own: Adapter,
+    parts: Parts,
+    plan: LocalPlan,
+    *,
+    patience: int,
+    cache: FeatureCache | None = None,
+    on_epoch: OnEpoch = lambda *_: None,
+) -> Outcome:
+    """Fine-tune what the plan says and keep the result, if it is the better one, as the bundle's personal adapter.
+
+    Personalisation as in arXiv 2212.04084, §5, judged on samples that are held out: the personal adapter on disk is at
+    any moment the one there was before or the best so far, and never one that is no better than the global adapter.
+
+    Args:
+        model: The bundle in use with its global adapter, in a folder that this process holds.
+        own: The global adapter.
+        parts: The samples.
+        plan: SGD without clipping, for named tensors at one exit.
+        patience: After so many epochs in a row that are not the best so far, training ends.
+        cache: Keeps what no epoch changes of the training samples.
+        on_epoch: Told after each epoch.
+
+    Raises:
+        ExitsError: If the bundle does not have the exit.
+        SamplesError: If a sample cannot be read or does not fit the model.
+        BundleError: If there is a personal adapter that cannot be used.
+        StorageError: If the disk does not take the adapter.
+    """
+    before = evaluate(model, parts.validation)
+    start, best = _start(model, own, parts.validation, plan.exit_index)
+    # Only these are this process's own memory; all others stay mapped.
+    trained = {name: np.array(start.tensors[name]) for name in start.tensors if name in (plan.trained or ())}
+    model.use_adapter({**start.tensors, **trained})
+    judge = _Judge(
+        model=model,
+        own=own,
+        validation=parts.validation,
+        exit_index=plan.exit_index,
+        patience=patience,
+        on_epoch=on_epoch,
+        best=best,
+    )
+    began = time.perf_counter()
+    try:
+        train_locally(model, parts.training, plan, cache=cache, goes_on=judge)
+    except InstructionError as diverged:
+        logger.warning("%s", diverged)
+    train_seconds = time.perf_counter() - began
+    is_personal = judge.best_epoch > 0 or start is not own
+    if is_personal:
+        kept.read_back(model.bundle, trained)
+    value_bytes = sum(array.nbytes for array in trained.values())
+    epochs = len(judge.seconds)
+    return Outcome(
+        before=before,
+        after=evaluate(model, parts.validation) if is_personal else before,
+        kept="personal" if is_personal else "global",
+        best_epoch=judge.best_epoch,
+        epoch_seconds=judge.seconds,
+        train_seconds=train_seconds,
+        steps=epochs * -(-len(parts.training.labels) // plan.batch_size),
+        num_training=len(parts.training.labels),
+        num_validation=len(parts.validation.labels),
+        value_bytes=value_bytes,
+        buffer_bytes=value_bytes,
+    )
+
+
+def _start(model: Model, own: Adapter, validation: Chosen, exit_index: int) -> tuple[Adapter, Score]:
+    """Return the better of global and personal adapter with its score; a personal one that is not is removed."""
+    score = evaluate(model, validation, exit_index)[exit_index]
+    personal, reason = personal_adapter(model.bundle, own), "it was made from another version of the global adapter"
+    if personal is not None:
+        model.use_adapter(personal.tensors)
+        found = evaluate(model, validation, exit_index)[exit_index]
+        if found.is_better_than(score):
+            return personal, found
+        reason = f"at exit {exit_index} it is no better than the global adapter"
+    if kept.remove(model.bundle):
+        logger.warning("%s is removed: %s", personal_path(model.bundle.folder), reason)
+    return own, score
+
+
+@dataclass(slots=True, kw_only=True)
+class _Judge:
+    """Looks at the adapter after each epoch, keeps it if it is the best so far, and says whether to go on.
+
+    Attributes:
+        model: The bundle in use, its adapter in training.
+        own: The global adapter.
+        validation: Samples to judge by.
+        exit_index: The exit to judge.
+        patience: Epochs to wait for a better one.
+        on_epoch: Told after each epoch.
+        best: The best score so far.
+        best_epoch: The epoch it is from, counted from 1; 0 for what training began with.
+        seconds: Of each epoch, without what happens here.
+    """
+
+    model: Model
+    own: Adapter
+    validation: Chosen
+    exit_index: int
+    patience: int
+    on_epoch: OnEpoch
+    best: Score
+    best_epoch: int = 0
+    seconds: list[float] = field(default_factory=list)
+    _began: float = field(default_factory=time.perf_counter)
+
+    def __call__(self) -> bool:
+        self.seconds.append(time.perf_counter() - self._began)
+        epoch = len(self.seconds)
+        score = evaluate(self.model, self.validation, self.exit_index)[self.exit_index]
+        if score.is_better_than(self.best) and kept.save(self.model.bundle, self.own, self.model.adapter):
+            self.best, self.best_epoch = score, epoch
+        self.on_epoch(epoch, score, self.best)
+        self._began = time.perf_counter()
+        return epoch - self.best_epoch < self.patience
