@@ -74,7 +74,7 @@ def claim_a_very_long_version(bundle: Path) -> None:
     change_manifest(bundle, lambda fields: fields.update(schema="edgefl.bundle/" + "1" * 5000))
 
 
-@pytest.mark.parametrize("command", ["measure", "plan", "calibrate", "run", "client", "server"])
+@pytest.mark.parametrize("command", ["measure", "plan", "calibrate", "personalize", "run", "client", "server"])
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -108,6 +108,7 @@ def test_every_command_refuses_a_bundle_it_cannot_trust(
         "measure": [bundle],
         "plan": [bundle],
         "calibrate": [bundle, "--samples", "."],
+        "personalize": [bundle, "--samples", "."],
         "run": [bundle, "--program", "infer/0", "--inputs", inputs, "--outputs", outputs],
         "client": ["run", "--server", "http://127.0.0.1:9", "--bundle", bundle, "--samples", ".", "--state", state],
         "server": ["run", "--bundle", bundle, "--rounds", "1", "--state", state, "--port", "0"],

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["personalize"]
 
-_LEARNING_RATES = {"accumulator": 0.01, "parallel-adapters": 0.01, "client-token": 0.1}
+_LEARNING_RATES = {"accumulator": 0.005, "parallel-adapters": 0.2, "client-token": 0.3}
 
 
 @click.command()
@@ -48,7 +48,7 @@ _LEARNING_RATES = {"accumulator": 0.01, "parallel-adapters": 0.01, "client-token
 @click.option(
     "--learning-rate",
     type=FiniteRange(0, min_open=True),
-    help=f"Of SGD.  [default: {_LEARNING_RATES['accumulator']}; client-token: {_LEARNING_RATES['client-token']}]",
+    help="Of SGD.  [default: " + ", ".join(f"{rate} for {what}" for what, rate in _LEARNING_RATES.items()) + "]",
 )
 @click.option(
     "--momentum", type=FiniteRange(0, 1, max_open=True), default=0.9, show_default=True, help="Of SGD, for all epochs."

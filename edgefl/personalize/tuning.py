@@ -58,49 +58,40 @@ def tune(
         BundleError: If there is a personal adapter that cannot be used.
         StorageError: If the disk does not take the adapter.
     """
-    before = evaluate(model, parts.validation)
-    start, best = _start(model, own, parts.validation, plan.exit_index)
+    e, validation = plan.exit_index, parts.validation
+    # What decides is reported: the program of all exits may differ from that of one in the last bits.
+    before = evaluate(model, validation) | evaluate(model, validation, e)
+    start, best = _start(model, own, validation, e, before[e])
     # Only these are this process's own memory; all others stay mapped.
     trained = {name: np.array(start.tensors[name]) for name in start.tensors if name in (plan.trained or ())}
     model.use_adapter({**start.tensors, **trained})
     judge = _Judge(
-        model=model,
-        own=own,
-        validation=parts.validation,
-        exit_index=plan.exit_index,
-        patience=patience,
-        on_epoch=on_epoch,
-        best=best,
+        model=model, own=own, validation=validation, exit_index=e, patience=patience, on_epoch=on_epoch, best=best
     )
-    began = time.perf_counter()
-    try:
-        train_locally(model, parts.training, plan, cache=cache, goes_on=judge)
-    except InstructionError as diverged:
-        logger.warning("%s", diverged)
-    train_seconds = time.perf_counter() - began
-    is_personal = judge.best_epoch > 0 or start is not own
-    if is_personal:
+    train_seconds = _train(model, parts.training, plan, cache, judge)
+    after = before
+    if is_personal := judge.best_epoch > 0 or start is not own:
         kept.read_back(model.bundle, trained)
-    value_bytes = sum(array.nbytes for array in trained.values())
+        after = evaluate(model, validation) | {e: judge.best}
     epochs = len(judge.seconds)
+    value_bytes = sum(array.nbytes for array in trained.values())
     return Outcome(
         before=before,
-        after=evaluate(model, parts.validation) if is_personal else before,
+        after=after,
         kept="personal" if is_personal else "global",
         best_epoch=judge.best_epoch,
         epoch_seconds=judge.seconds,
         train_seconds=train_seconds,
         steps=epochs * -(-len(parts.training.labels) // plan.batch_size),
         num_training=len(parts.training.labels),
-        num_validation=len(parts.validation.labels),
+        num_validation=len(validation.labels),
         value_bytes=value_bytes,
         buffer_bytes=value_bytes,
     )
 
 
-def _start(model: Model, own: Adapter, validation: Chosen, exit_index: int) -> tuple[Adapter, Score]:
+def _start(model: Model, own: Adapter, validation: Chosen, exit_index: int, score: Score) -> tuple[Adapter, Score]:
     """Return the better of global and personal adapter with its score; a personal one that is not is removed."""
-    score = evaluate(model, validation, exit_index)[exit_index]
     personal, reason = personal_adapter(model.bundle, own), "it was made from another version of the global adapter"
     if personal is not None:
         model.use_adapter(personal.tensors)
@@ -111,6 +102,16 @@ def _start(model: Model, own: Adapter, validation: Chosen, exit_index: int) -> t
     if kept.remove(model.bundle):
         logger.warning("%s is removed: %s", personal_path(model.bundle.folder), reason)
     return own, score
+
+
+def _train(model: Model, training: Chosen, plan: LocalPlan, cache: FeatureCache | None, judge: _Judge) -> float:
+    """Train until the judge or the plan ends it, or the loss is not finite any more; return the seconds it took."""
+    began = time.perf_counter()
+    try:
+        train_locally(model, training, plan, cache=cache, goes_on=judge)
+    except InstructionError as diverged:
+        logger.warning("%s", diverged)
+    return time.perf_counter() - began
 
 
 @dataclass(slots=True, kw_only=True)

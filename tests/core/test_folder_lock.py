@@ -34,6 +34,16 @@ def test_a_path_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_who_has_no_such_option_is_told_something_else(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refused = pytest.raises(StorageError, match=r"in use by another edgefl personalize; stop that one or copy it")
+    with locked_folder(tmp_path, "personalize", "copy it"), refused, locked_folder(tmp_path, "personalize", "copy it"):
+        pass
+    refused = pytest.raises(StorageError, match=r"cannot use .*file: File exists; copy it")
+    with refused, locked_folder(tmp_path / "file", "personalize", "copy it"):
+        pass
+
+
 def test_who_waits_for_a_folder_goes_on_when_its_holder_was_killed(tmp_path: Path) -> None:
     holding = "import sys; from pathlib import Path; from edgefl.core.folder_lock import locked_folder\n"
     holding += f"with locked_folder(Path({str(tmp_path)!r}), 'server'): print(flush=True); sys.stdin.read()"

@@ -290,3 +290,36 @@ def test_training_that_diverges_ends_at_once() -> None:
 
     with pytest.raises(InstructionError, match=r"training diverged: the loss is (nan|inf) after \d+ steps; lower the"):
         train_locally(trained_model(), Watched(10), plan)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_training_ends_after_the_epoch_that_is_answered_with_no_as_if_there_were_no_more(epochs: int) -> None:
+    model, asked = trained_model(), list[int]()
+    expected, _ = changed(trained_model(), epochs=epochs, momentum=0.9)
+    values = {name: np.array(array) for name, array in model.adapter.items()}
+    model.use_adapter(trained_adapter())
+
+    def goes_on() -> bool:
+        asked.append(len(asked) + 1)
+        return len(asked) < epochs
+
+    result = train_locally(model, Watched(10), dataclasses.replace(PLAN, epochs=10**12, momentum=0.9), goes_on=goes_on)
+
+    assert asked == list(range(1, epochs + 1))
+    assert (result.steps, result.num_examples) == (expected.steps, 10)
+    # Bit for bit: momentum goes on from one epoch to the next.
+    assert all(np.array_equal(model.adapter[name], array) for name, array in values.items())
+
+
+def test_an_epoch_that_the_time_has_cut_short_is_not_asked_about() -> None:
+    asked, time = list[int](), lasting(4)
+
+    train_locally(
+        trained_model(),
+        Watched(10),
+        dataclasses.replace(PLAN, epochs=5),
+        lambda: next(time),
+        goes_on=lambda: asked.append(1) is None,
+    )
+
+    assert len(asked) == 1  # three steps each; the fourth is the second epoch's first
