@@ -114,6 +114,23 @@ def test_anytime_is_compared_at_the_deepest_exit_alone() -> None:
 
 
 @pytest.mark.slow
+def test_the_personalization_benchmark_writes_its_records(tmp_path: Path) -> None:
+    records = _run("personalize", tmp_path, "--exits", "0,1", "--epochs", "2", "--steps", "4")
+
+    places = [{"exit": 0, "bundle": "replace"}, {"exit": 1, "bundle": "replace"}, {"exit": 1, "bundle": "no-replace"}]
+    cached = {"what": "accumulator", "cached": True}
+    token = {"what": "client-token", "cached": True}
+    sides = [cached, {"what": "accumulator", "cached": False}, token]
+    of_sides = {_labels(**place, **side) for place in places for side in sides}
+    of_ratios = {_labels(**place, **token, against="accumulator") for place in places}
+    of_ratios |= {_labels(**place, **cached, against="uncached") for place in places}
+    assert records["epoch_ms"] == records["peak_rss"] == of_sides
+    assert records["epoch_ms_ratio"] == records["epoch_speedup"] == records["peak_rss_less"] == of_ratios
+    kinds = ("value", "gradient", "optimizer")
+    assert records["trained_bytes"] == {labels | {("kind", kind)} for labels in of_sides for kind in kinds}
+
+
+@pytest.mark.slow
 def test_the_export_benchmark_writes_its_records(tmp_path: Path) -> None:
     records = _run("export", tmp_path, "--exits", "0")
 
