@@ -17,10 +17,10 @@ from edgefl.core.sizes import ByteSizes
 if TYPE_CHECKING:
     from edgefl.bundle import Adapter, Bundle
     from edgefl.core.report import Record, Report
+    from edgefl.personalize.caches import Caches
     from edgefl.personalize.outcome import Outcome
     from edgefl.personalize.score import Score
     from edgefl.personalize.split import Parts
-    from edgefl.runtime.feature_cache import FeatureCache
     from edgefl.runtime.local_training import LocalPlan
     from edgefl.runtime.model import Model
 
@@ -96,11 +96,11 @@ def personalize(folder: Path, undo: bool, json_path: str | None, **options: Any)
 
 def _personalize(folder: Path, json_path: str | None, options: dict[str, Any]) -> None:
     from edgefl.bundle import Bundle
+    from edgefl.personalize.caches import opened_caches
     from edgefl.personalize.kept import held_folder, is_replaced
     from edgefl.personalize.outcome import records
     from edgefl.personalize.split import split
     from edgefl.personalize.table import print_outcome
-    from edgefl.runtime.feature_cache import FeatureCache
     from edgefl.runtime.model import Model
     from edgefl.samples import open_samples
 
@@ -110,8 +110,8 @@ def _personalize(folder: Path, json_path: str | None, options: dict[str, Any]) -
     samples = open_samples(options["source"], bundle.manifest.model.classes)
     parts = split(samples, options["validation_share"], options["seed"])
     model = Model(bundle, own, memory=options["memory"])
-    with held_folder(bundle) as held, FeatureCache(held, *options["feature_cache"]) as cache:
-        outcome = _tuned(model, own, parts, plan, options["patience"], cache)
+    with held_folder(bundle) as held, opened_caches(held, options["feature_cache"][0], parts) as caches:
+        outcome = _tuned(model, own, parts, plan, options["patience"], caches)
     print_outcome(outcome, plan.exit_index, to_stderr=json_path == "-")
     if outcome.kept == "personal" and is_replaced(bundle, own):
         click.echo(
@@ -122,7 +122,9 @@ def _personalize(folder: Path, json_path: str | None, options: dict[str, Any]) -
         settings = {name: options[name] for name in names}
         settings |= {"samples": options["source"], "exit": plan.exit_index, "learning_rate": plan.learning_rate}
         settings |= {"feature_cache": options["feature_cache"][0]}
-        _report(bundle, settings, [*records(outcome), *_of_process(cache.used_bytes)]).write(json_path)
+        _report(bundle, settings, [*records(outcome), *_of_process(caches.used_bytes if caches else 0)]).write(
+            json_path
+        )
 
 
 def _plan(bundle: Bundle, options: Mapping[str, Any]) -> LocalPlan:
@@ -148,7 +150,7 @@ def _plan(bundle: Bundle, options: Mapping[str, Any]) -> LocalPlan:
     )
 
 
-def _tuned(model: Model, own: Adapter, parts: Parts, plan: LocalPlan, patience: int, cache: FeatureCache) -> Outcome:
+def _tuned(model: Model, own: Adapter, parts: Parts, plan: LocalPlan, patience: int, caches: Caches | None) -> Outcome:
     """Fine-tune, and show how it goes."""
     from rich.console import Console
     from rich.progress import Progress
@@ -169,7 +171,7 @@ def _tuned(model: Model, own: Adapter, parts: Parts, plan: LocalPlan, patience: 
                 parts,
                 plan,
                 patience=patience,
-                cache=cache if cache.budget_bytes else None,
+                caches=caches,
                 on_epoch=show,
             )
         except KeyboardInterrupt:

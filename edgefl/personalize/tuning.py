@@ -13,12 +13,13 @@ from edgefl.bundle import Adapter
 from edgefl.bundle.personal import personal_adapter, personal_path
 from edgefl.errors import InstructionError
 from edgefl.personalize import kept
+from edgefl.personalize.caches import Caches
 from edgefl.personalize.outcome import Outcome
-from edgefl.personalize.score import Score, evaluate
+from edgefl.personalize.score import Score, evaluate, evaluate_exit
 from edgefl.personalize.split import Chosen, Parts
-from edgefl.runtime.feature_cache import FeatureCache
 from edgefl.runtime.local_training import LocalPlan, train_locally
 from edgefl.runtime.model import Model
+from edgefl.runtime.step_inputs import CachedInputs, DecodedInputs, StepInputs
 
 __all__ = ["OnEpoch", "tune"]
 
@@ -35,7 +36,7 @@ def tune(
     plan: LocalPlan,
     *,
     patience: int,
-    cache: FeatureCache | None = None,
+    caches: Caches | None = None,
     on_epoch: OnEpoch = lambda *_: None,
 ) -> Outcome:
     """Fine-tune what the plan says and keep the result, if it is the better one, as the bundle's personal adapter.
@@ -49,7 +50,7 @@ def tune(
         parts: The samples.
         plan: SGD without clipping, for named tensors at one exit.
         patience: After so many epochs in a row that are not the best so far, training ends.
-        cache: Keeps what no epoch changes of the training samples.
+        caches: Keep what no epoch changes of the samples; None to make it again each time.
         on_epoch: Told after each epoch.
 
     Raises:
@@ -58,21 +59,19 @@ def tune(
         BundleError: If there is a personal adapter that cannot be used.
         StorageError: If the disk does not take the adapter.
     """
-    e, validation = plan.exit_index, parts.validation
+    e, judged = plan.exit_index, _judged(model, parts.validation, plan.exit_index, caches)
     # What decides is reported: the program of all exits may differ from that of one in the last bits.
-    before = evaluate(model, validation) | evaluate(model, validation, e)
-    start, best = _start(model, own, validation, e, before[e])
+    before = evaluate(model, parts.validation) | {e: judged()}
+    start, best = _start(model, own, judged, before[e])
     # Only these are this process's own memory; all others stay mapped.
     trained = {name: np.array(start.tensors[name]) for name in start.tensors if name in (plan.trained or ())}
     model.use_adapter({**start.tensors, **trained})
-    judge = _Judge(
-        model=model, own=own, validation=validation, exit_index=e, patience=patience, on_epoch=on_epoch, best=best
-    )
-    train_seconds = _train(model, parts.training, plan, cache, judge)
+    judge = _Judge(model=model, own=own, judged=judged, patience=patience, on_epoch=on_epoch, best=best)
+    train_seconds = _train(model, parts.training, plan, caches, judge)
     after = before
     if is_personal := judge.best_epoch > 0 or start is not own:
         kept.read_back(model.bundle, trained)
-        after = evaluate(model, validation) | {e: judge.best}
+        after = evaluate(model, parts.validation) | {e: judge.best}
     epochs = len(judge.seconds)
     value_bytes = sum(array.nbytes for array in trained.values())
     return Outcome(
@@ -84,31 +83,39 @@ def tune(
         train_seconds=train_seconds,
         steps=epochs * -(-len(parts.training.labels) // plan.batch_size),
         num_training=len(parts.training.labels),
-        num_validation=len(validation.labels),
+        num_validation=len(parts.validation.labels),
         value_bytes=value_bytes,
         buffer_bytes=value_bytes,
     )
 
 
-def _start(model: Model, own: Adapter, validation: Chosen, exit_index: int, score: Score) -> tuple[Adapter, Score]:
+def _judged(model: Model, validation: Chosen, exit_index: int, caches: Caches | None) -> Callable[[], Score]:
+    """Return what tells the score of the model's adapter, whatever it is then, at one exit."""
+    inputs: StepInputs = DecodedInputs(model, validation)
+    if caches is not None:
+        inputs = CachedInputs(model, validation, caches.validation, "infer")
+    return lambda: evaluate_exit(model, validation, inputs, exit_index)
+
+
+def _start(model: Model, own: Adapter, judged: Callable[[], Score], score: Score) -> tuple[Adapter, Score]:
     """Return the better of global and personal adapter with its score; a personal one that is not is removed."""
     personal, reason = personal_adapter(model.bundle, own), "it was made from another version of the global adapter"
     if personal is not None:
         model.use_adapter(personal.tensors)
-        found = evaluate(model, validation, exit_index)[exit_index]
+        found = judged()
         if found.is_better_than(score):
             return personal, found
-        reason = f"at exit {exit_index} it is no better than the global adapter"
+        reason = "at this exit it is no better than the global adapter"
     if kept.remove(model.bundle):
         logger.warning("%s is removed: %s", personal_path(model.bundle.folder), reason)
     return own, score
 
 
-def _train(model: Model, training: Chosen, plan: LocalPlan, cache: FeatureCache | None, judge: _Judge) -> float:
+def _train(model: Model, training: Chosen, plan: LocalPlan, caches: Caches | None, judge: _Judge) -> float:
     """Train until the judge or the plan ends it, or the loss is not finite any more; return the seconds it took."""
     began = time.perf_counter()
     try:
-        train_locally(model, training, plan, cache=cache, goes_on=judge)
+        train_locally(model, training, plan, cache=caches.training if caches else None, goes_on=judge)
     except InstructionError as diverged:
         logger.warning("%s", diverged)
     return time.perf_counter() - began
@@ -121,8 +128,7 @@ class _Judge:
     Attributes:
         model: The bundle in use, its adapter in training.
         own: The global adapter.
-        validation: Samples to judge by.
-        exit_index: The exit to judge.
+        judged: Tells the score of the adapter as it is.
         patience: Epochs to wait for a better one.
         on_epoch: Told after each epoch.
         best: The best score so far.
@@ -132,8 +138,7 @@ class _Judge:
 
     model: Model
     own: Adapter
-    validation: Chosen
-    exit_index: int
+    judged: Callable[[], Score]
     patience: int
     on_epoch: OnEpoch
     best: Score
@@ -144,7 +149,7 @@ class _Judge:
     def __call__(self) -> bool:
         self.seconds.append(time.perf_counter() - self._began)
         epoch = len(self.seconds)
-        score = evaluate(self.model, self.validation, self.exit_index)[self.exit_index]
+        score = self.judged()
         if score.is_better_than(self.best) and kept.save(self.model.bundle, self.own, self.model.adapter):
             self.best, self.best_epoch = score, epoch
         self.on_epoch(epoch, score, self.best)

@@ -21,9 +21,10 @@ from edgefl.runtime.prediction import Prediction
 from edgefl.runtime.weights import FloatArray, Weights
 from edgefl.samples.arrays import check_labels
 
-__all__ = ["Model", "load"]
+__all__ = ["Mode", "Model", "load"]
 
 Array = np.ndarray[Any, Any]
+Mode = Literal["train", "infer"]
 
 _FIXED = Part(stage="fixed")
 
@@ -126,10 +127,24 @@ class Model:
             for key, logits in answers:
                 yield Prediction(exit_index=exits[key], logits=logits)
         else:
-            self._check_exit(exit_index)
-            name = with_knob(f"infer/{exit_index}", self.memory)
-            for _, logits in self._interpreter.run(name, {"samples": samples}):
+            for _, logits in self._interpreter.run(self._named("infer", exit_index), {"samples": samples}):
                 yield Prediction(exit_index=exit_index, logits=logits)
+
+    def answer(self, samples: FloatArray | Features, exit_index: int) -> Prediction:
+        """Answer at one exit.
+
+        Args:
+            samples: float32 (B, channels, height, width), or what `features` has made of them to answer at this exit.
+            exit_index: The exit.
+
+        Raises:
+            ExitsError: If the bundle does not have the exit.
+            SamplesError: If the samples do not fit.
+        """
+        if not isinstance(samples, Features):
+            return next(self.infer(samples, exit_index))
+        answered = self._interpreter.run(self._named("infer", exit_index), {}, Part(stage="rest"), samples.arrays)
+        return Prediction(exit_index=exit_index, logits=next(logits for _, logits in answered))
 
     def preprocess(self, images: Array) -> FloatArray:
         """Return samples (B, channels, height, width) for images as `infer` takes them.
@@ -213,29 +228,30 @@ class Model:
             SamplesError: If samples, labels and weights do not fit each other or the model.
             ManifestError: If a graph's answer has another shape than what it belongs to.
         """
-        return self._accumulate(self._training(exit_index), gradients, samples, labels, weights)
+        return self._accumulate(self._named("train", exit_index), gradients, samples, labels, weights)
 
-    def feature_digests(self, exit_index: int) -> Mapping[str, str]:
-        """Return what training at an exit makes of samples without reading anything trained: names and digests.
+    def feature_digests(self, exit_index: int, mode: Mode = "train") -> Mapping[str, str]:
+        """Return what a program of an exit makes of samples without reading anything trained: names and digests.
 
-        Features of two exits that have one digest are the same.  Empty where the first call reads something trained.
+        Features that have one digest are the same.  Empty where the first call reads something trained.
         """
         manifest = self.bundle.manifest
-        program = self.bundle.program(self._training(exit_index))
+        program = self.bundle.program(self._named(mode, exit_index))
         return feature_digests(program, manifest.adapter.tensors, manifest.graphs)
 
-    def features(self, samples: FloatArray, exit_index: int) -> Features:
-        """Return what training at an exit makes of samples before it reads anything trained.
+    def features(self, samples: FloatArray, exit_index: int, mode: Mode = "train") -> Features:
+        """Return what a program of an exit makes of samples before it reads anything trained.
 
         Args:
             samples: As for `train_step`.
             exit_index: The exit; one for which `feature_digests` has any.
+            mode: To train there, or to answer.
 
         Raises:
             ExitsError: If the bundle does not have the exit.
             SamplesError: If the samples do not fit.
         """
-        name, samples = self._training(exit_index), self.preprocess(samples)
+        name, samples = self._named(mode, exit_index), self.preprocess(samples)
         made: dict[str, list[FloatArray]] = {}
         for piece, size in self._pieces(name, len(samples)):
             given = {"samples": padded(samples[piece], size)}
@@ -310,9 +326,9 @@ class Model:
         every = len(trained) == len(self.adapter)
         return Part(trained=None if every else frozenset(trained), stage=stage)
 
-    def _training(self, exit_index: int) -> str:
+    def _named(self, mode: Mode, exit_index: int) -> str:
         self._check_exit(exit_index)
-        return with_knob(f"train/{exit_index}", self.memory)
+        return with_knob(f"{mode}/{exit_index}", self.memory)
 
     def _check_exit(self, exit_index: int) -> None:
         check_exits((exit_index,), self.exits, f"bundle {self.bundle.folder.name}")

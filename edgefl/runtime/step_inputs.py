@@ -1,4 +1,4 @@
-"""What a local step is given: decoded samples, or what training has made of them before and a disk has kept."""
+"""What a local step, or an answer, is given: decoded samples, or what was made of them before and a disk has kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from edgefl.runtime.batch import Features
 from edgefl.runtime.feature_cache import FeatureCache
-from edgefl.runtime.model import Model
+from edgefl.runtime.model import Mode, Model
 from edgefl.runtime.weights import FloatArray
 from edgefl.samples import Samples
 
@@ -20,11 +20,11 @@ class StepInputs(Protocol):
     """Where a local step's samples come from."""
 
     def read(self, indices: Sequence[int], exit_index: int) -> FloatArray | Features:
-        """Return samples as `Model.accumulate` takes them.
+        """Return samples as `Model.accumulate` takes them, or `Model.answer`.
 
         Args:
             indices: Which samples.
-            exit_index: The exit to be trained with them.
+            exit_index: The exit that they are for.
 
         Raises:
             SamplesError: If one cannot be read or does not fit the model.
@@ -50,15 +50,15 @@ class CachedInputs:
     Samples must stay what they are as long as this object lives.
     """
 
-    def __init__(self, model: Model, samples: Samples, cache: FeatureCache) -> None:
-        self._model, self._cache = model, cache
+    def __init__(self, model: Model, samples: Samples, cache: FeatureCache, mode: Mode = "train") -> None:
+        self._model, self._cache, self._mode = model, cache, mode
         self._decoded = DecodedInputs(model, samples)
         self._digests: dict[int, Mapping[str, str]] = {}
 
     def read(self, indices: Sequence[int], exit_index: int) -> FloatArray | Features:
-        """Return features, or samples where training at this exit reads something trained at once."""
+        """Return features, or samples where the program of this exit reads something trained at once."""
         if exit_index not in self._digests:
-            self._digests[exit_index] = self._model.feature_digests(exit_index)
+            self._digests[exit_index] = self._model.feature_digests(exit_index, self._mode)
         digests = self._digests[exit_index]
         if not digests:
             return self._decoded.read(indices, exit_index)
@@ -72,7 +72,7 @@ class CachedInputs:
 
     def _made(self, missing: Sequence[int], exit_index: int, digests: Mapping[str, str]) -> Mapping[str, FloatArray]:
         samples = self._decoded.read(missing, exit_index)
-        made = self._model.features(samples, exit_index).arrays
+        made = self._model.features(samples, exit_index, self._mode).arrays
         for place, index in enumerate(missing):
             self._cache.put(index, {digests[name]: rows[place] for name, rows in made.items()})
         return made

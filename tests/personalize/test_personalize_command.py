@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from edgefl.bundle import Adapter, Bundle
 from edgefl.bundle.personal import current_adapter, personal_folder, personal_path
 from edgefl.core.folder_lock import locked_folder
 from edgefl.errors import AdapterLayoutError, BadInputError, EdgeFLError, ExitsError, SamplesError, StorageError
+from edgefl.personalize.caches import opened_caches
 from edgefl.personalize.command import personalize
+from edgefl.personalize.kept import held_folder
 from edgefl.personalize.score import evaluate
 from edgefl.personalize.split import split
 from edgefl.personalize.trained import trained_tensors
@@ -106,7 +109,7 @@ def test_the_report_is_what_the_adapters_come_to(bundle: Bundle, capsys: pytest.
     num_bytes = 4 * sum(array.size for array in trained)
     assert [records["trained_bytes", kind] for kind in ("value", "gradient", "optimizer")] == [num_bytes, num_bytes, 0]
     # cls and patches of a sample are 5 tokens of width 24, of 4 bytes each.
-    assert records["feature_cache",] == 48 * 5 * 24 * 4
+    assert records["feature_cache",] == 60 * 5 * 24 * 4
     assert 0 < records["epoch_ms",] <= 1000 * records["train_seconds",]
 
 
@@ -181,6 +184,37 @@ def test_a_client_token_is_all_that_has_memory_for_a_value_and_a_gradient(bundle
     assert (outcome.value_bytes, outcome.buffer_bytes) == (24 * 4, 24 * 4)
 
 
+class Counted(ArraySamples):
+    """Samples that count how often each was read."""
+
+    def __init__(self) -> None:
+        super().__init__(*learnable(), CLASSES)
+        self.times = [0] * 60
+
+    def read(self, indices: Sequence[int]) -> list[np.ndarray[Any, Any]]:
+        """Count and return."""
+        for index in indices:
+            self.times[index] += 1
+        return super().read(indices)
+
+
+# All exits are validated before and after, one exit before and after each epoch.
+@pytest.mark.parametrize(
+    ("budget", "training", "validation"), [(10**6, 1, 2 + 1), (0, 3, 2 + 1 + 3)], ids=["kept", "not kept"]
+)
+def test_what_is_kept_of_samples_is_not_made_again_in_later_epochs(
+    bundle: Bundle, budget: int, training: int, validation: int
+) -> None:
+    own, samples = bundle.adapter(), Counted()
+    model, parts = Model(bundle, own), split(samples, 0.2, 0)
+
+    with held_folder(bundle) as folder, opened_caches(folder, budget, parts) as caches:
+        outcome = tune(model, own, parts, plan(bundle, "accumulator", epochs=3), patience=3, caches=caches)
+
+    assert outcome.kept == "personal"
+    assert sorted(samples.times) == [training] * 48 + [validation] * 12
+
+
 def test_undo_removes_the_personal_adapter_and_says_whether_there_was_one(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,7 +261,10 @@ def test_a_personal_adapter_stays_where_nothing_is_better(bundle: Bundle, capsys
 
 @pytest.mark.parametrize(
     ("version", "reason"),
-    [(1, "at exit 2 it is no better than the global adapter"), (0, "made from another version of the global adapter")],
+    [
+        (1, "at this exit it is no better than the global adapter"),
+        (0, "made from another version of the global adapter"),
+    ],
     ids=["worse", "stale"],
 )
 def test_a_personal_adapter_that_is_not_better_is_removed_and_training_begins_with_the_global_one(

@@ -14,9 +14,10 @@ import pytest
 from edgefl.bundle import Adapter, Bundle
 from edgefl.bundle.personal import current_adapter, personal_folder, personal_path
 from edgefl.core.folder_lock import locked_folder
-from edgefl.personalize.score import Score, evaluate
+from edgefl.personalize.score import Score, evaluate_exit
 from edgefl.personalize.split import split
 from edgefl.runtime.model import Model
+from edgefl.runtime.step_inputs import DecodedInputs
 from edgefl.samples.arrays import ArraySamples
 from tests.golden_bundle import CLASSES, copy_golden, trained_adapter
 from tests.personalize.toys import learnable
@@ -67,7 +68,8 @@ def is_writing(bundle: Bundle) -> bool:
 def score(bundle: Bundle) -> Score:
     """Return the validation score of the adapter that answers."""
     validation = split(ArraySamples(*learnable(), CLASSES), 0.2, 0).validation
-    return evaluate(Model(bundle, current_adapter(Bundle(bundle.folder))), validation, 2)[2]
+    model = Model(bundle, current_adapter(Bundle(bundle.folder)))
+    return evaluate_exit(model, validation, DecodedInputs(model, validation), 2)
 
 
 @pytest.mark.slow

@@ -99,6 +99,16 @@ def test_features_in_place_of_samples_give_the_same_loss_and_gradients(exit_inde
         np.testing.assert_allclose(found.arrays[name], gradient, atol=1e-6 * np.abs(gradient).max() + 1e-12)
 
 
+@pytest.mark.parametrize("exit_index", [0, 1, 2])
+def test_features_to_answer_from_give_the_same_answer(exit_index: int) -> None:
+    model, (samples, _) = trained_model(), random_samples(7)
+
+    found = model.answer(model.features(samples, exit_index, "infer"), exit_index)
+
+    assert found.exit_index == exit_index
+    np.testing.assert_allclose(found.logits, model.answer(samples, exit_index).logits, rtol=1e-5, atol=1e-6)
+
+
 def test_buffers_for_some_tensors_get_those_gradients_and_the_same_loss() -> None:
     model, (samples, labels) = trained_model(), random_samples(5)
     loss, gradients = model.train_step(samples, labels, 2)
