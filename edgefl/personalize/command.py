@@ -13,6 +13,7 @@ from edgefl.core.finite import FiniteRange
 from edgefl.core.interrupts import interrupted_by_sigterm
 from edgefl.core.report import json_option
 from edgefl.core.sizes import ByteSizes
+from edgefl.personalize.options import LEARNING_RATES, plan_of
 
 if TYPE_CHECKING:
     from edgefl.bundle import Adapter, Bundle
@@ -26,15 +27,13 @@ if TYPE_CHECKING:
 
 __all__ = ["personalize"]
 
-_LEARNING_RATES = {"accumulator": 0.005, "parallel-adapters": 0.2, "client-token": 0.3}
-
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--samples", "source", metavar="FOLDER|MODULE:FUNCTION", help="This device's samples, with labels.")
 @click.option(
     "--what",
-    type=click.Choice(list(_LEARNING_RATES)),
+    type=click.Choice(list(LEARNING_RATES)),
     default="accumulator",
     show_default=True,
     help="What to train: Accumulator and head, or less.",
@@ -48,7 +47,7 @@ _LEARNING_RATES = {"accumulator": 0.005, "parallel-adapters": 0.2, "client-token
 @click.option(
     "--learning-rate",
     type=FiniteRange(0, min_open=True),
-    help="Of SGD.  [default: " + ", ".join(f"{rate} for {what}" for what, rate in _LEARNING_RATES.items()) + "]",
+    help="Of SGD.  [default: " + ", ".join(f"{rate} for {what}" for what, rate in LEARNING_RATES.items()) + "]",
 )
 @click.option(
     "--momentum", type=FiniteRange(0, 1, max_open=True), default=0.9, show_default=True, help="Of SGD, for all epochs."
@@ -106,7 +105,7 @@ def _personalize(folder: Path, json_path: str | None, options: dict[str, Any]) -
 
     bundle = Bundle(folder)
     own = bundle.adapter()
-    plan = _plan(bundle, options)
+    plan = plan_of(bundle, options)
     samples = open_samples(options["source"], bundle.manifest.model.classes)
     parts = split(samples, options["validation_share"], options["seed"])
     model = Model(bundle, own, memory=options["memory"])
@@ -122,32 +121,8 @@ def _personalize(folder: Path, json_path: str | None, options: dict[str, Any]) -
         settings = {name: options[name] for name in names}
         settings |= {"samples": options["source"], "exit": plan.exit_index, "learning_rate": plan.learning_rate}
         settings |= {"feature_cache": options["feature_cache"][0]}
-        _report(bundle, settings, [*records(outcome), *_of_process(caches.used_bytes if caches else 0)]).write(
-            json_path
-        )
-
-
-def _plan(bundle: Bundle, options: Mapping[str, Any]) -> LocalPlan:
-    from edgefl.core.exits import check_exits
-    from edgefl.personalize.trained import trained_tensors
-    from edgefl.runtime.local_training import LocalPlan
-
-    exits, asked, rate = tuple(bundle.manifest.exits), options["exit_index"], options["learning_rate"]
-    exit_index = exits[-1] if asked is None else asked
-    check_exits((exit_index,), exits, f"bundle {bundle.folder.name}")
-    return LocalPlan(
-        exit_index=exit_index,
-        draw="own",
-        seed=options["seed"],
-        optimizer="sgd",
-        learning_rate=_LEARNING_RATES[options["what"]] if rate is None else rate,
-        momentum=options["momentum"],
-        weight_decay=0.0,
-        clip=0.0,
-        epochs=options["epochs"],
-        batch_size=options["batch_size"],
-        trained=trained_tensors(bundle, options["what"]),
-    )
+        of_process = _of_process(caches.used_bytes if caches else 0)
+        _report(bundle, settings, [*records(outcome), *of_process]).write(json_path)
 
 
 def _tuned(model: Model, own: Adapter, parts: Parts, plan: LocalPlan, patience: int, caches: Caches | None) -> Outcome:
@@ -165,15 +140,7 @@ def _tuned(model: Model, own: Adapter, parts: Parts, plan: LocalPlan, patience: 
             bar.update(task, completed=epoch, description=said)
 
         try:
-            return tune(
-                model,
-                own,
-                parts,
-                plan,
-                patience=patience,
-                caches=caches,
-                on_epoch=show,
-            )
+            return tune(model, own, parts, plan, patience=patience, caches=caches, on_epoch=show)
         except KeyboardInterrupt:
             click.echo("interrupted: what was best so far is kept", err=True)
             raise

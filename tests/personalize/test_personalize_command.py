@@ -19,6 +19,7 @@ from edgefl.errors import AdapterLayoutError, BadInputError, EdgeFLError, ExitsE
 from edgefl.personalize.caches import opened_caches
 from edgefl.personalize.command import personalize
 from edgefl.personalize.kept import held_folder
+from edgefl.personalize.kept import save as save_personal
 from edgefl.personalize.score import evaluate
 from edgefl.personalize.split import split
 from edgefl.personalize.trained import trained_tensors
@@ -257,6 +258,17 @@ def test_a_personal_adapter_stays_where_nothing_is_better(bundle: Bundle, capsys
     for e in EXITS:
         assert second["accuracy", e, "kept"] == first["accuracy", e, "kept"]
         assert second["loss", e, "kept"] == first["loss", e, "kept"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_tensors_that_no_device_would_take_are_not_kept(bundle: Bundle, value: float) -> None:
+    personal_folder(bundle.folder).mkdir()
+    tensors = trained_adapter()
+    tensors["parallel_adapters.up_bias"][2, 0] = value  # which no answer at exits 0 and 1 shows
+
+    assert not save_personal(bundle, bundle.adapter(), tensors)
+
+    assert not personal_path(bundle.folder).exists()
 
 
 @pytest.mark.parametrize(
