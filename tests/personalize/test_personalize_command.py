@@ -236,15 +236,19 @@ def test_undo_removes_the_personal_adapter_and_says_whether_there_was_one(
     assert current_adapter(bundle).digest() == bundle.adapter().digest()
 
 
-def test_a_second_run_goes_on_from_the_personal_adapter(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    options = [*GOOD, "--epochs", "2"]
-    first = reported(bundle, capsys, *options)
+def test_a_second_run_goes_on_from_all_of_the_personal_adapter(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = reported(bundle, capsys, *GOOD, "--epochs", "2")
+    before = {name: np.array(array) for name, array in current_adapter(bundle).tensors.items()}
 
-    second = reported(bundle, capsys, *options)
+    second = reported(bundle, capsys, *SAMPLES, "--what", "client-token", "--learning-rate", "0.1", "--epochs", "2")
 
     assert second["loss", 2, "global"] == first["loss", 2, "global"]
     assert second["best_epoch",] == 2
     assert second["loss", 2, "kept"] < first["loss", 2, "kept"] < first["loss", 2, "global"]
+    after = current_adapter(bundle).tensors
+    assert {name for name in before if not np.array_equal(before[name], after[name])} == {"accumulator.client_token"}
 
 
 def test_a_personal_adapter_stays_where_nothing_is_better(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
