@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgefl.bundle.adapter import Adapter
 from edgefl.bundle.folder import Bundle
+from edgefl.errors import StorageError
 
 __all__ = ["current_adapter", "personal_adapter", "personal_folder", "personal_path"]
 
@@ -32,10 +33,14 @@ def personal_adapter(bundle: Bundle, own: Adapter) -> Adapter | None:
 
     Raises:
         BundleError: If the personal one cannot be used.
+        StorageError: If this user may not look.
     """
     path = personal_path(bundle.folder)
-    if not path.exists():
-        return None
+    try:
+        if not path.exists():
+            return None
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}; run it as the user who personalized") from error
     personal = bundle.adapter(path)
     if (personal.version, personal.round) == (own.version, own.round):
         return personal
@@ -55,6 +60,7 @@ def current_adapter(bundle: Bundle, path: Path | None = None) -> Adapter:
 
     Raises:
         BundleError: If the adapter cannot be used.
+        StorageError: If it cannot be read.
     """
     if path is not None:
         return bundle.adapter(path)

@@ -13,13 +13,11 @@ from edgefl.policy.batching import BatchCosts, batch_size
 from edgefl.runtime.model import Model
 from edgefl.serve.adapter_in_use import AdapterInUse
 from edgefl.serve.pace import Pace
+from edgefl.serve.priority import give_way
 from edgefl.serve.running import Running
 from edgefl.serve.ticket import Ticket
 
 __all__ = ["CallBoundary", "EndingError", "Engine", "LateError"]
-
-_RESERVE_MS = 3.0
-"""Of a request's time, for its answer's way through the event loop, gRPC and the network of one machine."""
 
 
 class LateError(EdgeFLError):
@@ -55,7 +53,7 @@ class Engine:
     """Answers tickets in a thread of its own.
 
     Attributes:
-        pace: How much slower than measured this device is at present.
+        pace: How fast this device is at present.
     """
 
     def __init__(self, model: Model, boundary: CallBoundary, costs: BatchCosts, adapter: AdapterInUse) -> None:
@@ -67,7 +65,7 @@ class Engine:
             costs: Of its batches.
             adapter: The adapter that the model uses.
         """
-        self.pace = Pace(_RESERVE_MS)
+        self.pace = Pace()
         self._model, self._boundary, self._costs, self._adapter = model, boundary, costs, adapter
         self._waiting: list[Ticket] = []
         self._changed = threading.Condition()
@@ -106,6 +104,7 @@ class Engine:
         self._thread.join()
 
     def _work(self) -> None:
+        give_way()
         while (tickets := self._next_batch()) is not None:
             if tickets:
                 self._answer(tickets)

@@ -1,4 +1,4 @@
-"""How much slower than measured this device is at present: other processes, heat, an empty battery."""
+"""How fast this device is at present: other processes, heat and an empty battery make it slower."""
 
 from __future__ import annotations
 
@@ -6,29 +6,37 @@ __all__ = ["Pace"]
 
 _NEWEST_SHARE = 0.1
 _FASTEST, _SLOWEST = 0.5, 20.0
+_NETWORK_MS = 1.0
+_DEVIATIONS = 4.0
+"""As TCP waits for an answer (RFC 6298): the smoothed mean and four smoothed deviations are seldom exceeded."""
 
 
 class Pace:
-    """Follows the ratio of what things take to what they were expected to take.
+    """Follows the ratio of what things take to what they were expected to take, and what answers take on their way out.
 
     Attributes:
         ratio: The ratio, 1 as measured, more where everything takes longer.
     """
 
-    def __init__(self, reserve_ms: float) -> None:
-        """Begin at 1.
-
-        Args:
-            reserve_ms: What is kept of each request's time for its answer's way back.
-        """
+    def __init__(self) -> None:
         self.ratio = 1.0
-        self._reserve_ms = reserve_ms
+        self._delivery, self._deviation = 1.0, 0.5
+
+    @property
+    def reserve_ms(self) -> float:
+        """What is kept of each request's time for its answer's way from the engine to the client, in ms."""
+        return self._delivery + _DEVIATIONS * self._deviation + _NETWORK_MS
 
     def note(self, took_ms: float, expected_ms: float) -> None:
-        """Learn from one measurement."""
+        """Learn from a step of the engine."""
         newest = min(max(took_ms / max(expected_ms, 1e-6), _FASTEST), _SLOWEST)
         self.ratio += _NEWEST_SHARE * (newest - self.ratio)
 
+    def note_delivery(self, took_ms: float) -> None:
+        """Learn how long an answer waited for the service to take it from the engine."""
+        self._deviation += _NEWEST_SHARE * (abs(took_ms - self._delivery) - self._deviation)
+        self._delivery += _NEWEST_SHARE * (took_ms - self._delivery)
+
     def left_ms(self, deadline: float, now: float) -> float:
         """Return how many measured milliseconds fit into the time until a deadline, both in seconds of one clock."""
-        return (1000.0 * (deadline - now) - self._reserve_ms) / self.ratio
+        return (1000.0 * (deadline - now) - self.reserve_ms) / self.ratio

@@ -44,7 +44,7 @@ class Running:
             tickets: The batch.
             exits: The bundle's exits, rising.
             costs: Of batches.
-            pace: How much longer than measured everything takes at present.
+            pace: How fast the device is at present.
             adapter: The adapter that answers.
             waiting: Asked for the deadlines of requests that wait, rising.
         """

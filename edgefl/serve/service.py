@@ -91,6 +91,8 @@ class AnytimeService(AnytimeServicer):
             )
             self._engine.submit(ticket)
             async for served in _until_stopped(found):
+                waited = 1000.0 * (time.monotonic() - arrived) - served.answer.elapsed_ms
+                self._engine.pace.note_delivery(waited)
                 if served.answer.stopped is not None:
                     self._metrics.answered(served)
                 yield served

@@ -10,11 +10,12 @@ import click
 from PIL import Image
 from prometheus_client import start_http_server
 
-from edgefl.bundle import Bundle
+from edgefl.bundle import Adapter, Bundle
 from edgefl.bundle.personal import current_adapter
 from edgefl.core.exits import check_exits
 from edgefl.errors import RefusedError
 from edgefl.policy import Rules
+from edgefl.policy.batching import BatchCosts
 from edgefl.predict.costs import warm_up
 from edgefl.predict.options import opened_signals
 from edgefl.runtime.model import Model
@@ -23,6 +24,7 @@ from edgefl.serve.adapter_watch import AdapterWatch
 from edgefl.serve.batch_costs import measure_batches
 from edgefl.serve.engine import CallBoundary, Engine
 from edgefl.serve.metrics import Metrics
+from edgefl.serve.priority import giving_way
 from edgefl.serve.server import Access, Limits, run_server
 from edgefl.serve.service import AnytimeService
 
@@ -62,16 +64,12 @@ async def serve_bundle(settings: Settings, access: Access, limits: Limits) -> No
         ExitsError: If a rule names an exit that it does not have.
         RefusedError: If it may not listen where it is told to.
     """
-    bundle, boundary = Bundle(settings.folder), CallBoundary()
-    rules = settings.rules
+    bundle, boundary, rules = Bundle(settings.folder), CallBoundary(), settings.rules
     asked = tuple(exit_index for exit_index in (rules.min_exit, rules.max_exit) if exit_index is not None)
     check_exits(asked, tuple(bundle.manifest.exits), f"bundle {bundle.folder.name}")
     adapter = current_adapter(bundle, settings.adapter)
     in_use = AdapterInUse.of(bundle, adapter)
-    model = Model(bundle, adapter, memory=settings.memory, between_calls=boundary)
-    Image.init()  # or the first request would wait for Pillow to load its formats
-    warm_up(model)
-    costs = measure_batches(model, _sizes(settings.most_together))
+    model, costs = await giving_way(lambda: _opened(bundle, adapter, boundary, settings))
     with opened_signals("auto", settings.trace) as source:
         engine = Engine(model, boundary, costs, in_use)
         try:
@@ -88,6 +86,14 @@ async def serve_bundle(settings: Settings, access: Access, limits: Limits) -> No
             await run_server(service, access, limits, lambda address: _announce(bundle, address), watch.check)
         finally:
             engine.close()
+
+
+def _opened(bundle: Bundle, adapter: Adapter, boundary: CallBoundary, settings: Settings) -> tuple[Model, BatchCosts]:
+    """Return the model, ready, and what its batches take; ONNX Runtime's threads get this thread's priority."""
+    model = Model(bundle, adapter, memory=settings.memory, between_calls=boundary)
+    Image.init()  # or the first request would wait for Pillow to load its formats
+    warm_up(model)
+    return model, measure_batches(model, _sizes(settings.most_together))
 
 
 def _sizes(most: int) -> list[int]:

@@ -146,16 +146,17 @@ def test_depth_is_shed_for_those_who_wait() -> None:
 
 
 def test_nothing_is_computed_after_the_call_in_which_everybody_went_away() -> None:
-    found: Found = Queue()
+    found, after, gone = Queue[Served | Exception](), Queue[Served | Exception](), threading.Event()
     asked = ticket(found)
+
+    def go_away() -> None:
+        asked.cancelled = True
+        gone.set()
+
     with running_engine() as (engine, _, boundary):
-
-        def go_away() -> None:
-            asked.cancelled = True
-
         boundary.first.append(go_away)
         engine.submit(asked)
-        after = Queue[Served | Exception]()
+        assert gone.wait(60)
         engine.submit(ticket(after, decision=TO_EXIT_1))
         served(after)
         calls = boundary.calls
