@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgefl.core.exit_option import ExitOption
 from edgefl.core.finite import FiniteRange
 from edgefl.core.report import json_option
 from edgefl.errors import BadInputError, SamplesError
-from edgefl.predict.options import ExitOption
 
 if TYPE_CHECKING:
     from edgefl.core.report import Record

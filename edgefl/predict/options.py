@@ -16,22 +16,7 @@ from edgefl.predict.calibration import Calibration
 from edgefl.runtime.model import Model
 from edgefl.signals import DeviceSource, Signals, Source, TraceSource, WatchedSource, read_trace
 
-__all__ = ["ExitOption", "opened_signals", "request_of", "rules_of"]
-
-
-class ExitOption(click.ParamType[int | str]):
-    """`auto`, or the number of an exit."""
-
-    name = "auto|K"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """Return `auto` or the number; anything else is a usage error."""
-        text = str(value)
-        if text == "auto":
-            return text
-        if not (text.isascii() and text.isdigit() and len(text) <= 4):
-            self.fail(f"{text[:60]!r} is neither auto nor the number of an exit", param, ctx)
-        return int(text)
+__all__ = ["opened_signals", "request_of", "rules_of"]
 
 
 class _NoSignals:
