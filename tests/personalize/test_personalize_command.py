@@ -172,11 +172,11 @@ def test_a_client_token_is_all_that_has_memory_for_a_value_and_a_gradient(bundle
     own, parts = bundle.adapter(), split(ArraySamples(*learnable(), CLASSES), 0.2, 0)
     model, found = Model(bundle, own), list[tuple[set[str], list[dict[str, int]]]]()
     gc.collect()
-    others = {id(value) for value in gc.get_objects() if isinstance(value, Gradients)}
+    others = {id(value) for value in gc.get_objects() if type(value) is Gradients}
 
     def look(*_: object) -> None:
         writable = {name for name, array in model.adapter.items() if array.flags.writeable}
-        buffers = [value for value in gc.get_objects() if isinstance(value, Gradients) and id(value) not in others]
+        buffers = [value for value in gc.get_objects() if type(value) is Gradients and id(value) not in others]
         found.append((writable, [{name: array.nbytes for name, array in each.arrays.items()} for each in buffers]))
 
     outcome = tune(model, own, parts, plan(bundle, "client-token"), patience=3, on_epoch=look)
