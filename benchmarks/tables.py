@@ -104,10 +104,81 @@ def federations_table(folder: Path) -> str:
     )
 
 
+def serve_table(path: Path) -> str:
+    """What a loaded service answers in time, and how deep."""
+    report = _read(path)
+    columns = {
+        "inside_deadline": ("inside the deadline, %", 100.0),
+        "answered": ("answer or status, %", 100.0),
+        "mean_exit": ("mean exit", 1.0),
+        "latency": ("median, ms", 1.0),
+        "latency_p99": ("p99, ms", 1.0),
+        "mean_batch": ("mean batch", 1.0),
+    }
+    rows = [["load", *(heading for heading, _ in columns.values())]]
+    for load in dict.fromkeys(r["labels"]["load"] for r in _named(report, "inside_deadline")):
+        values = {r["name"]: r["value"] for r in report["records"] if r.get("labels", {}).get("load") == load}
+        rows.append([load, *(_short(values[name] * scale) for name, (_, scale) in columns.items())])
+    (alone,), (capacity,), (deadline,) = (_named(report, name) for name in ("latency_alone", "capacity", "deadline"))
+    settings = report["settings"]
+    return (
+        f"`{settings['model']}`, {settings['image_size']} x {settings['image_size']}, {settings['requests']} requests "
+        f"a load, which arrive as a Poisson process from another process of the same machine; exit 11 alone takes "
+        f"{alone['value']:.0f} ms ({alone['min']:.0f} to {alone['max']:.0f}, {alone['repetitions']} requests), the "
+        f"deadline is {deadline['value']:.0f} ms, a load of 1 is {capacity['value']:.1f} requests a second; "
+        f"{_origin(report)}.\n\n"
+        f"{_markdown(rows)}"
+    )
+
+
+def policy_text(path: Path) -> str:
+    """What stopping at the first exit that is sure enough is worth."""
+    report = _read(path)
+    values = {r["name"]: r for r in report["records"] if r["name"] != "decision_ms"}
+    choose = next(r for r in _named(report, "decision_ms") if r["labels"]["what"] == "choose")
+    loss, ratio = values["accuracy_loss"], values["cost_ratio"]
+    return (
+        f"Stopping at the first exit that is sure enough takes {ratio['value']:.2f} of the time of always answering at "
+        f"exit 11 ({ratio['min']:.2f} to {ratio['max']:.2f}) and loses {100 * loss['value']:.2f} points of accuracy "
+        f"({100 * loss['min']:.1f} to {100 * loss['max']:.1f}), on the demo's {report['settings']['samples']} held-out "
+        f"digits: calibrated on one half and judged on the other, {ratio['repetitions']} halves. A decision "
+        f"takes {1000 * choose['value']:.0f} us (median of {choose['repetitions']}); {_origin(report)}."
+    )
+
+
+def personalize_table(path: Path) -> str:
+    """What cached features and a client token save."""
+    report = _read(path)
+    heading = ["exit", "cached epochs: speed-up", "client token: time", "client token: peak below, MB"]
+    rows = [heading]
+    for place in dict.fromkeys((r["labels"]["exit"], r["labels"]["bundle"]) for r in report["records"]):
+        found = {
+            (r["name"], r["labels"]["against"]): r
+            for r in report["records"]
+            if (r["labels"]["exit"], r["labels"]["bundle"]) == place and "against" in r["labels"]
+        }
+        speedup, time = found["epoch_speedup", "uncached"], found["epoch_ms_ratio", "accumulator"]
+        less = found["peak_rss_less", "accumulator"]
+        cells = [f"{each['value']:.2f} ({each['min']:.2f} to {each['max']:.2f})" for each in (speedup, time)]
+        exit_index, bundle = place
+        name = str(exit_index) if bundle == "replace" else f"{exit_index}, `--no-replace`"
+        rows.append([name, *cells, f"{less['value'] / 1e6:.1f}"])
+    settings = report["settings"]
+    return (
+        f"`{settings['model']}`, {settings['image_size']} x {settings['image_size']}, batch {settings['batch']}, "
+        f"`--memory {settings['memory']}`, decoded samples, {settings['repetitions']} rounds in which sides take "
+        f"turns: median (least to most). The client token is compared with the whole Accumulator; {_origin(report)}.\n\n"
+        f"{_markdown(rows)}"
+    )
+
+
 KINDS: dict[str, Callable[[Path], str]] = {
     "demo": demo_table,
     "measure": measure_table,
     "federations": federations_table,
+    "serve": serve_table,
+    "policy": policy_text,
+    "personalize": personalize_table,
 }
 
 

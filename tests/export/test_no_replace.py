@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgefl.runtime.gradients import Gradients
 from edgefl.runtime.model import Model, load
 from edgefl.runtime.output_shapes import resolve_shapes
 from edgefl.runtime.sessions import open_session
@@ -23,6 +24,8 @@ from edgefl_export.parity import in_float64, trained_adapter
 from tests.export.networks import fill_adapter, small_network
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+pytestmark = pytest.mark.slow  # the export
 
 # With the blocks 2 and 3 between two exits.
 EXITS = (0, 1, 3)
@@ -159,3 +162,22 @@ def test_two_more_blocks_cost_their_way_down_and_their_tokens_both_ways(folder: 
     # Back: both products that read it have two gradients; norm1's output has one, and qkv's weight a row.
     back = 2 * read + 2 * d * d + 3 * d * d
     assert costs["train/3"].macs - costs["train/1"].macs == 2 * (block + token + read + back)
+
+
+def test_everything_but_the_accumulator_s_part_can_be_kept_from_epoch_to_epoch(folder: Path) -> None:
+    opened = load(folder)
+    opened.use_adapter(trained_adapter(network(), seed=1))
+    loss, gradients = opened.train_step(SAMPLES, LABELS, 3, WEIGHTS)
+
+    features = opened.features(SAMPLES, 3)
+    found = Gradients(opened.adapter)
+    found_loss = opened.accumulate(found, features, LABELS, 3, WEIGHTS)
+
+    # CLS tokens alone, of the embedding and of every block: the rest runs no block.
+    width = opened.bundle.manifest.model.width
+    assert {name: array.shape for name, array in features.arrays.items()} == dict.fromkeys(
+        ("cls", "cls.0", "cls.1", "cls.2", "cls.3"), (5, 1, width)
+    )
+    assert found_loss == pytest.approx(loss, rel=1e-6)
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(found.arrays[name], gradient, atol=1e-6 * np.abs(gradient).max() + 1e-12)
