@@ -167,7 +167,7 @@ def personalize_table(path: Path) -> str:
     return (
         f"`{settings['model']}`, {settings['image_size']} x {settings['image_size']}, batch {settings['batch']}, "
         f"`--memory {settings['memory']}`, decoded samples, {settings['repetitions']} rounds in which sides take "
-        f"turns: median (least to most). The client token is compared with the whole Accumulator; {_origin(report)}.\n\n"
+        f"turns: median (least to most); the client token against the whole Accumulator; {_origin(report)}.\n\n"
         f"{_markdown(rows)}"
     )
 
