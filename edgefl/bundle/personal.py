@@ -1,4 +1,4 @@
-"""A device's own adapter beside the global one: `personal/adapter.safetensors` in the bundle's folder."""
+"""A device's own adapter beside the global one, in its folder `personal`, named by the one it was made from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgefl.bundle.adapter import Adapter
 from edgefl.bundle.folder import Bundle
 from edgefl.errors import StorageError
 
-__all__ = ["current_adapter", "personal_adapter", "personal_folder", "personal_path"]
+__all__ = ["current_adapter", "personal_adapter", "personal_files", "personal_folder", "personal_path"]
 
 logger = logging.getLogger(__name__)
 
@@ -19,9 +19,27 @@ def personal_folder(folder: Path) -> Path:
     return folder / "personal"
 
 
-def personal_path(folder: Path) -> Path:
-    """Return where the personal adapter of a bundle's folder lies."""
-    return personal_folder(folder) / "adapter.safetensors"
+def personal_path(folder: Path, own: Adapter) -> Path:
+    """Return where the personal adapter of a bundle's folder lies that was made from a global one.
+
+    Another global adapter has another digest: what was made from the one before is not found for it.
+    """
+    return personal_folder(folder) / f"{own.digest()[:16]}.safetensors"
+
+
+def personal_files(folder: Path) -> list[Path]:
+    """Return all personal adapters of a bundle's folder, whichever global one they were made from.
+
+    Raises:
+        StorageError: If this user may not look.
+    """
+    where = personal_folder(folder)
+    try:
+        return sorted(path for path in where.iterdir() if path.suffix == ".safetensors" and path.name[0] != ".")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise StorageError(f"cannot read {where}: {error.strerror}; run it as the user who personalized") from error
 
 
 def personal_adapter(bundle: Bundle, own: Adapter) -> Adapter | None:
@@ -35,24 +53,17 @@ def personal_adapter(bundle: Bundle, own: Adapter) -> Adapter | None:
         BundleError: If the personal one cannot be used.
         StorageError: If this user may not look.
     """
-    path = personal_path(bundle.folder)
-    try:
-        if not path.exists():
-            return None
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}; run it as the user who personalized") from error
-    personal = bundle.adapter(path)
-    if (personal.version, personal.round) == (own.version, own.round):
-        return personal
-    logger.warning(
-        "%s was made from version %d, the bundle has version %d; run edgefl personalize again",
-        path, personal.version, own.version,
-    )  # fmt: skip
+    files = personal_files(bundle.folder)
+    path = personal_path(bundle.folder, own)
+    if path in files:
+        return bundle.adapter(path)
+    if files:
+        logger.warning("%s was made from another global adapter; run edgefl personalize again", files[0])
     return None
 
 
 def current_adapter(bundle: Bundle, path: Path | None = None) -> Adapter:
-    """Return the adapter to answer with: the personal one where there is one of the global one's version.
+    """Return the adapter to answer with: the personal one where there is one that was made from the global one.
 
     Args:
         bundle: The bundle.

@@ -148,7 +148,7 @@ def _tuned(model: Model, own: Adapter, parts: Parts, plan: LocalPlan, patience: 
 
 def _undo(folder: Path, json_path: str | None) -> None:
     from edgefl.bundle import Bundle
-    from edgefl.bundle.personal import personal_folder, personal_path
+    from edgefl.bundle.personal import personal_folder
     from edgefl.core.report import Record
     from edgefl.personalize.kept import held_folder, remove
 
@@ -157,8 +157,8 @@ def _undo(folder: Path, json_path: str | None) -> None:
     if personal_folder(bundle.folder).is_dir():
         with held_folder(bundle):
             removed = remove(bundle)
-    where = personal_path(bundle.folder)
-    said = f"removed {where}" if removed else f"there is no {where}"
+    where = personal_folder(bundle.folder)
+    said = f"removed the personal adapter in {where}" if removed else f"there is no personal adapter in {where}"
     click.echo(f"{said}; the global adapter answers", err=json_path == "-")
     if json_path:
         kept = Record(name="kept", unit="1", value=1, labels={"adapter": "global"})

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from edgefl.bundle import Adapter, Bundle
-from edgefl.bundle.personal import personal_folder, personal_path
+from edgefl.bundle.personal import personal_files, personal_folder, personal_path
 from edgefl.core.folder_lock import locked_folder
 from edgefl.core.tensors import TensorFile
 from edgefl.errors import StorageError
@@ -47,36 +47,36 @@ def save(bundle: Bundle, own: Adapter, tensors: Mapping[str, FloatArray]) -> boo
     if not all(np.isfinite(array).all() for array in tensors.values()):
         return False
     personal = dataclasses.replace(own, tensors=tensors)
-    personal.save(personal_path(bundle.folder), bundle.manifest.adapter.header_bytes)
+    personal.save(personal_path(bundle.folder, own), bundle.manifest.adapter.header_bytes)
     return True
 
 
-def read_back(bundle: Bundle, arrays: Mapping[str, FloatArray]) -> None:
+def read_back(bundle: Bundle, own: Adapter, arrays: Mapping[str, FloatArray]) -> None:
     """Fill arrays with what the personal adapter has under their names.
 
     Only these are read: the whole file would count as this process's memory.
     """
-    file = TensorFile(personal_path(bundle.folder))
+    file = TensorFile(personal_path(bundle.folder, own))
     for name, array in arrays.items():
         array[...] = file[name]
 
 
 def remove(bundle: Bundle) -> bool:
-    """Remove the personal adapter and say whether there was one.
+    """Remove personal adapters, whichever global one they were made from, and say whether there was one.
 
     Raises:
         StorageError: If the disk does not allow it.
     """
-    try:
-        personal_path(bundle.folder).unlink()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise StorageError(f"cannot remove {personal_path(bundle.folder)}: {error.strerror}; check the disk") from error
-    return True
+    files = personal_files(bundle.folder)
+    for path in files:
+        try:
+            path.unlink()
+        except OSError as error:
+            raise StorageError(f"cannot remove {path}: {error.strerror}; check the disk") from error
+    return bool(files)
 
 
 def is_replaced(bundle: Bundle, own: Adapter) -> bool:
     """Say whether the bundle has another global adapter than this one by now."""
     metadata = TensorFile(bundle.path(bundle.manifest.adapter.file)).metadata
-    return (metadata.get("version"), metadata.get("round")) != (str(own.version), str(own.round))
+    return metadata.get("data_sha256") != own.digest()

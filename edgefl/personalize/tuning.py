@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgefl.bundle import Adapter
-from edgefl.bundle.personal import personal_adapter, personal_path
+from edgefl.bundle.personal import personal_adapter, personal_folder
 from edgefl.errors import InstructionError
 from edgefl.personalize import kept
 from edgefl.personalize.caches import Caches
@@ -70,7 +70,7 @@ def tune(
     train_seconds = _train(model, parts.training, plan, caches, judge)
     after = before
     if is_personal := judge.best_epoch > 0 or start is not own:
-        kept.read_back(model.bundle, trained)
+        kept.read_back(model.bundle, own, trained)
         after = evaluate(model, parts.validation) | {e: judge.best}
     epochs = len(judge.seconds)
     value_bytes = sum(array.nbytes for array in trained.values())
@@ -99,7 +99,7 @@ def _judged(model: Model, validation: Chosen, exit_index: int, caches: Caches | 
 
 def _start(model: Model, own: Adapter, judged: Callable[[], Score], score: Score) -> tuple[Adapter, Score]:
     """Return the better of global and personal adapter with its score; a personal one that is not is removed."""
-    personal, reason = personal_adapter(model.bundle, own), "it was made from another version of the global adapter"
+    personal, reason = personal_adapter(model.bundle, own), "it was made from another global adapter"
     if personal is not None:
         model.use_adapter(personal.tensors)
         found = judged()
@@ -107,7 +107,7 @@ def _start(model: Model, own: Adapter, judged: Callable[[], Score], score: Score
             return personal, found
         reason = "at this exit it is no better than the global adapter"
     if kept.remove(model.bundle):
-        logger.warning("%s is removed: %s", personal_path(model.bundle.folder), reason)
+        logger.warning("the adapter in %s is removed: %s", personal_folder(model.bundle.folder), reason)
     return own, score
 
 

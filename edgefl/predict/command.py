@@ -76,7 +76,7 @@ def predict(folder: Path, files: tuple[Path, ...], explain: bool, json_path: str
         Report(command="predict", settings=settings, records=records, device=this_device()).write(json_path)
     answered = sum(record.name == "chosen_exit" for record in records)
     if failed := len(files) - answered:
-        raise BadInputError(f"{failed} of {len(files)} files could not be answered, see above; the others were")
+        raise BadInputError(f"{failed} of {len(files)} files could not be answered, see above; replace or remove them")
 
 
 def _costs(model: Model, request: Request) -> Sequence[ExitCost]:
@@ -85,7 +85,10 @@ def _costs(model: Model, request: Request) -> Sequence[ExitCost]:
     from edgefl.predict.costs import measure_costs, warm_up
 
     if request.deadline_ms is not None or request.energy_mj is not None:
-        return measure_costs(model)
+        costs = measure_costs(model)
+        if request.energy_mj is not None and costs[0].millijoules is None:
+            click.echo("no meter tells energy here, so --energy-mj limits nothing", err=True)
+        return costs
     warm_up(model)
     return [ExitCost(exit_index=exit_index) for exit_index in model.exits]
 

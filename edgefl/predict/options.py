@@ -47,6 +47,8 @@ def rules_of(options: Mapping[str, Any], model: Model) -> Rules:
     wanted, least, most = options["exit_index"], options["min_exit"], options["max_exit"]
     if least is not None and most is not None and least > most:
         raise click.UsageError(f"--min-exit {least} is deeper than --max-exit {most}")
+    named = tuple(exit_index for exit_index in (least, most) if exit_index is not None)
+    check_exits(named, model.exits, f"bundle {model.bundle.folder.name}")
     if wanted == "auto":
         return Rules(min_exit=least, max_exit=most)
     if least is not None or most is not None:

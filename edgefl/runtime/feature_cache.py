@@ -75,8 +75,12 @@ class FeatureCache:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
         for table in self._tables.values():
             table.close()
+        self._tables.clear()
 
     def has(self, digests: Iterable[str], index: int) -> bool:
         """Say whether all of some features are there for a sample."""
@@ -85,7 +89,7 @@ class FeatureCache:
     def put(self, index: int, rows: Mapping[str, FloatArray]) -> None:
         """Keep features of a sample, if there is room for all of them.
 
-        Where they cannot be written, a warning says so and nothing more is kept: training goes on without.
+        Where they cannot be written, a warning says so and the disk gets back what was kept: training goes on without.
 
         Args:
             index: The sample.
@@ -102,7 +106,8 @@ class FeatureCache:
                 self._tables[digest].write(index, row)
         except OSError as error:
             logger.warning("no more features are kept in %s: %s", self._folder, error.strerror)
-            self.budget_bytes = 0
+            self.budget_bytes = self.used_bytes = 0
+            self._close()
         else:
             self.used_bytes += num_bytes
 

@@ -63,12 +63,14 @@ class CachedInputs:
         if not digests:
             return self._decoded.read(indices, exit_index)
         kept = [self._cache.has(digests.values(), index) for index in indices]
-        missing = [index for index, is_kept in zip(indices, kept, strict=True) if not is_kept]
-        made = self._made(missing, exit_index, digests) if missing else {}
-        if len(missing) == len(indices):
-            return Features(made)
         present = [index for index, is_kept in zip(indices, kept, strict=True) if is_kept]
-        return Features({name: self._merged(made.get(name), digest, present, kept) for name, digest in digests.items()})
+        # Before others are made: a disk that is full makes the cache forget everything.
+        rows = {name: self._cache.get(digest, present) for name, digest in digests.items()} if present else {}
+        if len(present) == len(indices):
+            return Features(rows)
+        missing = [index for index, is_kept in zip(indices, kept, strict=True) if not is_kept]
+        made = self._made(missing, exit_index, digests)
+        return Features({name: _merged(rows[name], made[name], kept) for name in digests} if present else made)
 
     def _made(self, missing: Sequence[int], exit_index: int, digests: Mapping[str, str]) -> Mapping[str, FloatArray]:
         samples = self._decoded.read(missing, exit_index)
@@ -77,12 +79,10 @@ class CachedInputs:
             self._cache.put(index, {digests[name]: rows[place] for name, rows in made.items()})
         return made
 
-    def _merged(self, made: FloatArray | None, digest: str, present: Sequence[int], kept: Sequence[bool]) -> FloatArray:
-        """Return kept and made rows in the order of the samples."""
-        rows = self._cache.get(digest, present)
-        if made is None:
-            return rows
-        merged = np.empty((len(kept), *rows.shape[1:]), np.float32)
-        is_kept = np.array(kept)
-        merged[is_kept], merged[~is_kept] = rows, made
-        return merged
+
+def _merged(rows: FloatArray, made: FloatArray, kept: Sequence[bool]) -> FloatArray:
+    """Return kept and made rows in the order of the samples."""
+    merged = np.empty((len(kept), *rows.shape[1:]), np.float32)
+    is_kept = np.array(kept)
+    merged[is_kept], merged[~is_kept] = rows, made
+    return merged

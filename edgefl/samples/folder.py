@@ -17,8 +17,8 @@ __all__ = ["ImageFolder", "decode_image", "read_image"]
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 
-# Pillow raises SyntaxError for the damaged chunk of a PNG file.
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# Those of the suffixes alone: Pillow knows formats that start another program.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 
 
 class ImageFolder:
@@ -46,7 +46,7 @@ class ImageFolder:
         self._paths: list[Path] = []
         labels: list[int] = []
         for subfolder, number in zip(subfolders, numbers, strict=True):
-            images = sorted(path for path in subfolder.iterdir() if path.suffix.lower() in _SUFFIXES)
+            images = sorted(path for path in _listed(subfolder) if path.suffix.lower() in _SUFFIXES)
             self._paths += images
             labels += [number] * len(images)
         if not self._paths:
@@ -82,19 +82,26 @@ def decode_image(
     Raises:
         SamplesError: If it is no image, too large, or one with more than 8 bits for a channel.
     """
+    if isinstance(source, Path) and source.exists() and not source.is_file():  # reading a pipe would wait for ever
+        raise SamplesError(f"{name} cannot be read as an image: it is no file; remove or replace it")
     try:
-        with Image.open(source) as image:
-            if image.width * image.height > most_pixels:
-                raise ValueError(f"it has {image.width} x {image.height} pixels, more than {most_pixels:.0f}")
-            if image.mode.startswith(("I", "F")):
-                raise ValueError("it has more than 8 bits for a channel")
-            # Pillow warns of transparent palettes unless their transparency is decoded, too.
-            opaque = image.convert("RGBA") if "transparency" in image.info else image
-            return np.asarray(opaque.convert("RGB"))
+        with Image.open(source, formats=_FORMATS) as image:
+            return _decoded(image, most_pixels)
     except UnidentifiedImageError as error:  # its own message shows the object that was read
-        raise SamplesError(f"{name} cannot be read as an image: no format fits it; remove or replace it") from error
-    except _UNREADABLE as error:
+        formats = ", ".join(_FORMATS)
+        raise SamplesError(f"{name} cannot be read as an image: it is none of {formats}; replace it") from error
+    except Exception as error:  # damaged files make Pillow's decoders raise whatever comes
         raise SamplesError(f"{name} cannot be read as an image: {error}; remove or replace it") from error
+
+
+def _decoded(image: Image.Image, most_pixels: float) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    if image.width * image.height > most_pixels:
+        raise ValueError(f"it has {image.width} x {image.height} pixels, more than {most_pixels:.0f}")
+    if image.mode.startswith(("I", "F")):
+        raise ValueError("it has more than 8 bits for a channel")
+    # Pillow warns of transparent palettes unless their transparency is decoded, too.
+    opaque = image.convert("RGBA") if "transparency" in image.info else image
+    return np.asarray(opaque.convert("RGB"))
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
+
 from edgefl.bundle import Adapter, Bundle
 from edgefl.predict.calibration import read_calibration
 from edgefl.runtime.weights import FloatArray
@@ -31,6 +33,11 @@ class AdapterInUse:
     temperatures: Mapping[int, float]
     thresholds: dict[int, float]
 
+    def is_like(self, other: Self) -> bool:
+        """Say whether another one has the same values and the same calibration."""
+        mine, others = ((each.sha256, each.thresholds, each.temperatures) for each in (self, other))
+        return mine == others
+
     @classmethod
     def of(cls, bundle: Bundle, adapter: Adapter) -> Self:
         """Put an adapter together with its calibration.
@@ -40,7 +47,8 @@ class AdapterInUse:
         """
         calibration = read_calibration(bundle, adapter)
         return cls(
-            tensors=adapter.tensors,
+            # Not mapped: a file that somebody writes into would change what has been checked.
+            tensors={name: np.array(array) for name, array in adapter.tensors.items()},
             sha256=adapter.digest(),
             version=adapter.version,
             temperatures=calibration.temperatures if calibration else dict.fromkeys(bundle.manifest.exits, 1.0),

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from edgefl.bundle import Bundle
-from edgefl.bundle.personal import current_adapter, personal_path
+from edgefl.bundle.personal import current_adapter, personal_folder
 from edgefl.errors import EdgeFLError
 from edgefl.predict.calibration import calibration_path
 from edgefl.serve.adapter_in_use import AdapterInUse
@@ -37,7 +37,7 @@ class AdapterWatch:
         """
         self._bundle, self._path, self._engine, self._metrics = bundle, path, engine, metrics
         own = bundle.folder / bundle.manifest.adapter.file
-        adapters = [path] if path is not None else [own, personal_path(bundle.folder)]
+        adapters = [path] if path is not None else [own, personal_folder(bundle.folder)]
         self._files = [*adapters, calibration_path(bundle.folder)]
         self._seen = self._look()
 
@@ -52,6 +52,8 @@ class AdapterWatch:
         except EdgeFLError as error:
             self._metrics.swapped(used=False)
             logger.warning("the new adapter cannot be used, version %d stays: %s", self._engine.adapter.version, error)
+            return
+        if adapter.is_like(self._engine.adapter):
             return
         self._engine.use_adapter(adapter)
         self._metrics.swapped(used=True)

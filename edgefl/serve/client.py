@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from typing import Any, Self
 
 import grpc
 import numpy as np
+from PIL import Image
 
-from edgefl.errors import BadInputError, EdgeFLError, RefusedError, UnreachableError
+from edgefl.errors import BadInputError, EdgeFLError, RefusedError, StorageError, UnreachableError
 from edgefl.runtime.weights import FloatArray
 from edgefl.serve import predict_pb2 as pb
 from edgefl.serve.predict_pb2_grpc import AnytimeStub
@@ -58,13 +60,27 @@ class PredictClient:
         address: Such as `127.0.0.1:50051`.
         token: What the service wants to see; None for nothing.
         ca: Certificate authority of the service, PEM, for TLS; None for none.
+        certificate: This client's own, PEM, where the service wants one.
+        key: Its private key, PEM.
+
+    Raises:
+        StorageError: If a file cannot be read.
     """
 
-    def __init__(self, address: str, *, token: str | None = None, ca: Path | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: str | None = None,
+        ca: Path | None = None,
+        certificate: Path | None = None,
+        key: Path | None = None,
+    ) -> None:
         if ca is None:
             self._channel = grpc.insecure_channel(address)
         else:
-            self._channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(ca.read_bytes()))
+            pems = [None if path is None else _read(path) for path in (ca, key, certificate)]
+            self._channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(*pems))
         self._stub = AnytimeStub(self._channel)
         self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
 
@@ -82,7 +98,7 @@ class PredictClient:
 
     def predict(
         self,
-        image: Path | bytes | FloatArray,
+        image: Path | bytes | np.ndarray[Any, Any],
         *,
         deadline_ms: float | None = None,
         min_confidence: float | None = None,
@@ -92,7 +108,8 @@ class PredictClient:
         """Return one answer.
 
         Args:
-            image: An image file, the bytes of one, or a normalised float32 sample (channels, height, width).
+            image: An image file, the bytes of one, pixels (H, W, 3) of uint8 RGB, or a normalised float32 sample
+                (channels, height, width).
             deadline_ms: The answer is the deepest that is ready in this time; None waits for the deepest there is.
             min_confidence: Confidence in [0, 1] at which a shallower exit will do; None takes what is calibrated.
             min_exit: Never answer at a shallower exit.
@@ -110,7 +127,7 @@ class PredictClient:
 
     def stream(
         self,
-        image: Path | bytes | FloatArray,
+        image: Path | bytes | np.ndarray[Any, Any],
         *,
         deadline_ms: float | None = None,
         min_confidence: float | None = None,
@@ -132,16 +149,34 @@ class PredictClient:
 
 
 def _request(
-    image: Path | bytes | FloatArray, min_confidence: float | None, min_exit: int | None, max_exit: int | None
+    image: Path | bytes | np.ndarray[Any, Any], min_confidence: float | None, min_exit: int | None, max_exit: int | None
 ) -> pb.PredictRequest:
+    for name, value in (("min_exit", min_exit), ("max_exit", max_exit)):
+        if value is not None and not 0 <= value < 1 << 32:
+            raise BadInputError(f"{name} is {value}, expected the number of an exit")
     request = pb.PredictRequest(min_confidence=min_confidence, min_exit=min_exit, max_exit=max_exit)
     if isinstance(image, Path):
-        request.image = image.read_bytes()
+        request.image = _read(image)
     elif isinstance(image, bytes):
         request.image = image
-    else:
+    elif image.dtype == np.float32 and image.ndim == 3:
         request.sample.values = np.ascontiguousarray(image, "<f4").tobytes()
+    elif image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "png")
+        request.image = file.getvalue()
+    else:
+        raise BadInputError(
+            f"the image is {image.dtype} of shape {image.shape}, expected uint8 (H, W, 3) or float32 (channels, H, W)"
+        )
     return request
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _seconds(deadline_ms: float | None) -> float | None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 _SHORTEST_TOKEN = 16
+_LEAST_MESSAGE = 1000
 _ADDRESS = re.compile(r"[^:]+:(\d{1,5})|\[[0-9A-Fa-f:]+\]:(\d{1,5})")
 _LARGEST_PORT = 65535
 
@@ -26,7 +27,7 @@ _LARGEST_PORT = 65535
 def _listen(_context: click.Context, _option: click.Parameter, text: str) -> str:
     match = _ADDRESS.fullmatch(text)
     # gRPC takes the rest of a port that is too large.
-    if not text.startswith("unix:") and (match is None or int(match[1] or match[2]) > _LARGEST_PORT):
+    if not re.fullmatch(r"unix:.+", text) and (match is None or int(match[1] or match[2]) > _LARGEST_PORT):
         raise click.BadParameter(f"{text!r} is neither HOST:PORT, with a port up to {_LARGEST_PORT}, nor unix:PATH")
     return text
 
@@ -46,8 +47,9 @@ def _listen(_context: click.Context, _option: click.Parameter, text: str) -> str
 @click.option("--token-file", type=click.Path(path_type=Path), help="File with the token that clients must send.")
 @click.option("--max-message", type=ByteSizes(), default="16MB", show_default=True, help="Largest request.")
 @click.option(
-    "--max-requests", type=click.IntRange(1), default=64, show_default=True, help="At once, waiting ones too."
+    "--max-requests", type=click.IntRange(1, 10_000), default=64, show_default=True, help="At once, waiting ones too."
 )
+@click.option("--max-pixels", type=click.IntRange(1), default=4_000_000, show_default=True, help="Of an image.")
 @click.option("--max-batch", type=click.IntRange(1, 64), default=8, show_default=True, help="Most answered together.")
 @click.option("--min-exit", type=click.IntRange(0), help="Never answer at a shallower exit.")
 @click.option("--max-exit", type=click.IntRange(0), help="Never go deeper.")
@@ -82,7 +84,11 @@ def serve(folder: Path, **options: Any) -> None:
         trace=options["trace"],
         metrics_port=options["metrics_port"],
     )
-    limits = Limits(message_bytes=options["max_message"][0], requests=options["max_requests"])
+    limits = Limits(
+        message_bytes=_message_bytes(options["max_message"][0]),
+        pixels=options["max_pixels"],
+        requests=options["max_requests"],
+    )
     asyncio.run(serve_bundle(settings, access, limits))
 
 
@@ -94,6 +100,12 @@ def _access(options: dict[str, Any]) -> Access:
         raise click.UsageError("--tls-cert and --tls-key go together, and --client-ca needs both")
     token = _token(options["token_file"]) if options["token_file"] is not None else None
     return Access(listen=options["listen"], certificate=certificate, key=key, client_ca=authority, token=token)
+
+
+def _message_bytes(size: int) -> int:
+    if not _LEAST_MESSAGE <= size < 1 << 31:
+        raise click.UsageError(f"--max-message is {size} bytes, expected 1kB to 2GB")
+    return size
 
 
 def _token(path: Path) -> str:

@@ -26,11 +26,11 @@ class PredictRequest(google.protobuf.message.Message):
     MIN_EXIT_FIELD_NUMBER: builtins.int
     MAX_EXIT_FIELD_NUMBER: builtins.int
     image: builtins.bytes
-    """An encoded image file: PNG, JPEG, WebP and what else Pillow reads, with 8 bits for a channel."""
+    """An encoded image file: PNG, JPEG, BMP, GIF, WebP or TIFF, with 8 bits for a channel."""
     min_confidence: builtins.float
     """Confidence in [0, 1] at which a shallower exit will do; absent, what `edgefl calibrate` has found."""
     min_exit: builtins.int
-    """Never answer at a shallower exit, even if the deadline passes."""
+    """Never answer at a shallower exit, even if the deadline passes, as far as the device and its owner let it go."""
     max_exit: builtins.int
     """Never go deeper."""
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -49,6 +50,8 @@ class Running:
             waiting: Asked for the deadlines of requests that wait, rising.
         """
         self.tickets = dict(enumerate(tickets))
+        # Of the adapter that answers, which may be another one than when the request came.
+        self._thresholds = {row: _thresholds(ticket, adapter) for row, ticket in self.tickets.items()}
         self._exits, self._costs, self._adapter, self._waiting = exits, costs, adapter, waiting
         self._size = len(tickets)
         self._pace = pace
@@ -66,7 +69,7 @@ class Running:
         self._note(now)
         self._ending = self._endings(now)
         return bool(self._ending) or any(
-            ticket.every_exit or exit_index in ticket.decision.thresholds for ticket in self.tickets.values()
+            ticket.every_exit or exit_index in self._thresholds[row] for row, ticket in self.tickets.items()
         )
 
     def deliver(self, prediction: Prediction) -> None:
@@ -75,7 +78,8 @@ class Running:
         sure = confidence(prediction.logits, self._adapter.temperatures[prediction.exit_index])
         now = time.monotonic()
         for row, ticket in list(self.tickets.items()):
-            stopped = self._ending.get(row) or _sure_enough(ticket, prediction.exit_index, float(sure[row]))
+            threshold = self._thresholds[row].get(prediction.exit_index, math.inf)
+            stopped = self._ending.get(row) or _sure_enough(threshold, prediction.exit_index, float(sure[row]))
             if stopped is not None or ticket.every_exit:
                 answer = ExitAnswer(
                     exit_index=prediction.exit_index,
@@ -127,15 +131,24 @@ class Running:
             return decision.reasons[0] if decision.reasons else deepest
         next_takes = self._times[self._place + 1] - self._times[self._place]
         if _SLACK * next_takes + self._costs.answer_time(self._size) > left:
-            return Reason(rule="deadline", exit_index=here, text=f"{left:.0f} ms are left, the next exit takes more")
+            return Reason(rule="deadline", exit_index=here, text="the next exit would be late")
         if self._place >= stop:
             return Reason(rule="load", exit_index=here, text="others wait for their answers")
         return None
 
 
-def _sure_enough(ticket: Ticket, exit_index: int, sure: float) -> Reason | None:
-    threshold = ticket.decision.thresholds.get(exit_index)
-    if threshold is None or sure < threshold:
+def _thresholds(ticket: Ticket, adapter: AdapterInUse) -> dict[int, float]:
+    """Return the exits that may answer a request for being sure, each with the confidence at which it may."""
+    own, exits = ticket.min_confidence, range(ticket.least_exit, ticket.decision.exit_index)
+    return {
+        e: own if own is not None else adapter.thresholds[e]
+        for e in exits
+        if own is not None or e in adapter.thresholds
+    }
+
+
+def _sure_enough(threshold: float, exit_index: int, sure: float) -> Reason | None:
+    if sure < threshold:
         return None
     text = f"its confidence {sure:.3f} is at least {threshold:.3f}"
     return Reason(rule="confidence", exit_index=exit_index, text=text)

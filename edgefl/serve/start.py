@@ -25,7 +25,8 @@ from edgefl.serve.batch_costs import measure_batches
 from edgefl.serve.engine import CallBoundary, Engine
 from edgefl.serve.metrics import Metrics
 from edgefl.serve.priority import giving_way
-from edgefl.serve.server import Access, Limits, run_server
+from edgefl.serve.requests import Requests
+from edgefl.serve.server import Access, Limits, check_access, run_server
 from edgefl.serve.service import AnytimeService
 
 __all__ = ["Settings", "serve_bundle"]
@@ -64,12 +65,13 @@ async def serve_bundle(settings: Settings, access: Access, limits: Limits) -> No
         ExitsError: If a rule names an exit that it does not have.
         RefusedError: If it may not listen where it is told to.
     """
+    check_access(access)  # before anything takes long
     bundle, boundary, rules = Bundle(settings.folder), CallBoundary(), settings.rules
     asked = tuple(exit_index for exit_index in (rules.min_exit, rules.max_exit) if exit_index is not None)
     check_exits(asked, tuple(bundle.manifest.exits), f"bundle {bundle.folder.name}")
     adapter = current_adapter(bundle, settings.adapter)
     in_use = AdapterInUse.of(bundle, adapter)
-    model, costs = await giving_way(lambda: _opened(bundle, adapter, boundary, settings))
+    model, costs = await giving_way(lambda: _opened(bundle, adapter, in_use, boundary, settings))
     with opened_signals("auto", settings.trace) as source:
         engine = Engine(model, boundary, costs, in_use)
         try:
@@ -80,17 +82,29 @@ async def serve_bundle(settings: Settings, access: Access, limits: Limits) -> No
             )
             _publish(metrics, settings.metrics_port)
             watch = AdapterWatch(bundle, settings.adapter, engine, metrics)
-            service = AnytimeService(model, engine, source, rules, metrics)
+            requests = Requests(model, source, rules, limits.pixels)
+            service = AnytimeService(requests, engine, metrics, limits.requests)
             deepest = costs.reached[0][-1] + costs.answer[0]
             logger.info("exit %d takes %.1f ms; up to %d are answered together", model.exits[-1], deepest, costs.most)
-            await run_server(service, access, limits, lambda address: _announce(bundle, address), watch.check)
+            await run_server(
+                service,
+                access,
+                limits,
+                started=lambda address: _announce(bundle, address),
+                refused=metrics.refused,
+                watch=watch.check,
+            )
+            service.close()
         finally:
             engine.close()
 
 
-def _opened(bundle: Bundle, adapter: Adapter, boundary: CallBoundary, settings: Settings) -> tuple[Model, BatchCosts]:
+def _opened(
+    bundle: Bundle, adapter: Adapter, in_use: AdapterInUse, boundary: CallBoundary, settings: Settings
+) -> tuple[Model, BatchCosts]:
     """Return the model, ready, and what its batches take; ONNX Runtime's threads get this thread's priority."""
     model = Model(bundle, adapter, memory=settings.memory, between_calls=boundary)
+    model.use_adapter(in_use.tensors)
     Image.init()  # or the first request would wait for Pillow to load its formats
     warm_up(model)
     return model, measure_batches(model, _sizes(settings.most_together))

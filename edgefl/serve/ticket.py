@@ -35,8 +35,9 @@ class Ticket:
 
     Attributes:
         sample: (1, channels, height, width), normalised.
-        decision: How deep signals, rules and thresholds let it go.
+        decision: How deep signals and rules let it go.
         least_exit: It is not answered at a shallower one, whatever the deadline.
+        min_confidence: Confidence at which a shallower exit will do; None for what is calibrated.
         every_exit: Whether it wants an answer at every exit.
         arrived: When, by `time.monotonic`.
         deadline: When an answer is of no use any more, by the same clock; infinite where there is none.
@@ -47,6 +48,7 @@ class Ticket:
     sample: FloatArray
     decision: Decision
     least_exit: int
+    min_confidence: float | None
     every_exit: bool
     arrived: float
     deadline: float

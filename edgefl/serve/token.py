@@ -10,7 +10,7 @@ import grpc
 
 __all__ = ["TokenCheck"]
 
-_OPEN = "/grpc.health.v1.Health/"
+_OPEN = "/grpc.health.v1.Health/Check"
 
 if TYPE_CHECKING:  # gRPC's classes have parameters only there
     _Continue = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]]
@@ -21,17 +21,19 @@ class TokenCheck(grpc.aio.ServerInterceptor):
 
     Args:
         token: The token.
+        refused: Called for each call that is refused, with the name of the status.
     """
 
-    def __init__(self, token: str) -> None:
-        self._expected = f"Bearer {token}".encode()
+    def __init__(self, token: str, refused: Callable[[str], None]) -> None:
+        self._expected, self._refused = f"Bearer {token}".encode(), refused
 
     async def intercept_service(
         self, continuation: _Continue, handler_call_details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Pass a call on, or answer it with a refusal."""
-        if handler_call_details.method.startswith(_OPEN) or self._is_allowed(handler_call_details):
+        if handler_call_details.method == _OPEN or self._is_allowed(handler_call_details):
             return await continuation(handler_call_details)
+        self._refused(grpc.StatusCode.UNAUTHENTICATED.name)
         return grpc.unary_unary_rpc_method_handler(_refuse)
 
     def _is_allowed(self, details: grpc.HandlerCallDetails) -> bool:

@@ -51,7 +51,7 @@ def _powers_the_device(path: Path) -> bool:
 
 def _charge(batteries: Sequence[Path]) -> float | None:
     """Return the charge of all batteries, each counted by its capacity where that is known of all."""
-    percents = []
+    percents, sizes = [], []
     for path in batteries:
         if read_text(path / "present") == "0":
             continue
@@ -61,24 +61,26 @@ def _charge(batteries: Sequence[Path]) -> float | None:
             if said is not None:
                 _log.warning("%s says its charge is %r %%, which cannot be; its charge counts as unknown", path, said)
             return None
-        percents.append((percent, read_number(path / "energy_full") or read_number(path / "charge_full")))
+        percents.append(percent)
+        sizes.append({unit: read_number(path / f"{unit}_full") or 0.0 for unit in ("energy", "charge")})
     if not percents:
         return None
-    weights = [weight if weight is not None and weight > 0 else None for _, weight in percents]
-    known = [weight for weight in weights if weight is not None]
-    shares = known if len(known) == len(percents) else [1.0] * len(percents)
-    return sum(percent * share for (percent, _), share in zip(percents, shares, strict=True)) / sum(shares) / 100
+    # In one unit for all of them, or all alike.
+    units = [unit for unit in ("energy", "charge") if all(size[unit] > 0 for size in sizes)]
+    shares = [size[units[0]] for size in sizes] if units else [1.0] * len(sizes)
+    return sum(percent * share for percent, share in zip(percents, shares, strict=True)) / sum(shares) / 100
 
 
 def _charging(mains: Sequence[Path], batteries: Sequence[Path]) -> bool | None:
     """Say whether power comes from outside: a plug that is online says so, a battery that is discharged denies it."""
-    online = [read_text(path / "online") for path in mains]
-    if "1" in online:
+    online = {read_text(path / "online") for path in mains}
+    if online & {"1", "2"}:  # 2 is a plug whose voltage can be programmed
         return True
     states = {read_text(path / "status") for path in batteries}
-    if states & {"Charging", "Full"}:
-        return True
-    return False if "Discharging" in states or "0" in online else None
+    # One battery may be charged by another, or be full beside it.
+    if "Discharging" in states or "0" in online:
+        return False
+    return True if states & {"Charging", "Full"} else None
 
 
 def _watts(batteries: Sequence[Path]) -> float | None:
@@ -98,4 +100,5 @@ def _each_watts(batteries: Sequence[Path]) -> Iterator[float | None]:
         else:
             yield None
             continue
-        yield watts if read_text(path / "status") == "Discharging" else 0.0
+        status = read_text(path / "status")
+        yield None if status is None else max(watts, 0.0) if status == "Discharging" else 0.0

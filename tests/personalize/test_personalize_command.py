@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgefl.bundle import Adapter, Bundle
-from edgefl.bundle.personal import current_adapter, personal_folder, personal_path
+from edgefl.bundle.personal import current_adapter, personal_files, personal_folder, personal_path
 from edgefl.core.folder_lock import locked_folder
 from edgefl.errors import AdapterLayoutError, BadInputError, EdgeFLError, ExitsError, SamplesError, StorageError
 from edgefl.personalize.caches import opened_caches
@@ -85,13 +85,13 @@ def test_training_helps_and_only_what_was_asked_for_has_changed(
     assert records["kept", "personal"] == 1
     score = {adapter: (records["accuracy", 2, adapter], -records["loss", 2, adapter]) for adapter in ("global", "kept")}
     assert score["kept"] > score["global"]
-    own, personal = bundle.adapter(), bundle.adapter(personal_path(bundle.folder))
+    own, personal = bundle.adapter(), current_adapter(bundle)
     changed = {name for name, array in own.tensors.items() if not np.array_equal(array, personal.tensors[name])}
     assert changed
     assert all(name.startswith(PREFIXES[what]) for name in changed)
     assert (personal.version, personal.round) == (own.version, own.round) == (1, 1)
     after = contents(bundle.folder)
-    assert after.keys() - before.keys() == {"personal/adapter.safetensors", "personal/lock"}
+    assert after.keys() - before.keys() == {f"personal/{personal_path(bundle.folder, own).name}", "personal/lock"}
     assert all(after[name] == content for name, content in before.items())
 
 
@@ -272,14 +272,14 @@ def test_tensors_that_no_device_would_take_are_not_kept(bundle: Bundle, value: f
 
     assert not save_personal(bundle, bundle.adapter(), tensors)
 
-    assert not personal_path(bundle.folder).exists()
+    assert personal_files(bundle.folder) == []
 
 
 @pytest.mark.parametrize(
-    ("version", "reason"),
+    ("other", "reason"),
     [
-        (1, "at this exit it is no better than the global adapter"),
-        (0, "made from another version of the global adapter"),
+        ("", "at this exit it is no better than the global adapter"),
+        ("0" * 16, "it was made from another global adapter"),
     ],
     ids=["worse", "stale"],
 )
@@ -287,7 +287,7 @@ def test_a_personal_adapter_that_is_not_better_is_removed_and_training_begins_wi
     bundle: Bundle,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
-    version: int,
+    other: str,
     reason: str,
 ) -> None:
     expected = reported(bundle, capsys, *GOOD)
@@ -295,11 +295,12 @@ def test_a_personal_adapter_that_is_not_better_is_removed_and_training_begins_wi
     capsys.readouterr()
     worse = {name: np.zeros_like(array) for name, array in trained_adapter().items()}
     worse["head.mlp.fc2.bias"][4] = 50
-    save(bundle, personal_path(bundle.folder), worse, version)
+    path = personal_path(bundle.folder, bundle.adapter())
+    save(bundle, path.with_stem(other or path.stem), worse)
 
     records = reported(bundle, capsys, *GOOD)
 
-    assert f"is removed: {'it was ' if not version else ''}{reason}" in caplog.text
+    assert f"is removed: {reason}" in caplog.text
     timed = ("epoch_ms", "train_seconds", "peak_rss")
     assert {key: v for key, v in records.items() if key[0] not in timed} == {
         key: v for key, v in expected.items() if key[0] not in timed
@@ -309,8 +310,11 @@ def test_a_personal_adapter_that_is_not_better_is_removed_and_training_begins_wi
 def test_a_global_adapter_that_is_replaced_meanwhile_makes_the_personal_one_stale_and_that_is_said(
     bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = bundle.adapter()
+
     def replacing() -> Any:
-        save(bundle, bundle.folder / "adapter.safetensors", trained_adapter(), version=2)
+        other = {name: np.float32(1.5) * array for name, array in trained_adapter().items()}
+        save(bundle, bundle.folder / "adapter.safetensors", other, version=2)
         return learnable()
 
     monkeypatch.setattr("tests.personalize.toys.learnable", replacing)
@@ -319,7 +323,7 @@ def test_a_global_adapter_that_is_replaced_meanwhile_makes_the_personal_one_stal
 
     assert "the global adapter was replaced meanwhile, so the personal one is not used" in capsys.readouterr().err
     assert current_adapter(bundle).version == 2
-    assert bundle.adapter(personal_path(bundle.folder)).version == 1
+    assert personal_files(bundle.folder) == [personal_path(bundle.folder, before)]
 
 
 def test_what_a_power_cut_left_is_cleared_away(bundle: Bundle) -> None:
@@ -359,7 +363,7 @@ def test_ten_samples_are_enough(bundle: Bundle) -> None:
 
 
 def test_the_personal_adapter_of_another_bundle_is_refused_and_can_be_undone(bundle: Bundle) -> None:
-    save(bundle, personal_path(bundle.folder), trained_adapter(), owner="b" * 64)
+    save(bundle, personal_path(bundle.folder, bundle.adapter()), trained_adapter(), owner="b" * 64)
 
     refused(bundle, AdapterLayoutError, "belongs to bundle 'b{64}'", *SAMPLES)
 

@@ -44,7 +44,7 @@ def start(bundle: Bundle) -> subprocess.Popen[str]:
 
 def written(bundle: Bundle) -> int:
     """Return what changes whenever another personal adapter is there."""
-    path = personal_path(bundle.folder)
+    path = personal_path(bundle.folder, bundle.adapter())
     return path.stat().st_ino if path.exists() else 0
 
 
@@ -113,4 +113,7 @@ def test_an_interrupt_ends_with_130_and_keeps_the_best_so_far(bundle: Bundle, nu
     assert "interrupted: what was best so far is kept" in err
     assert err.splitlines()[-1] == "edgefl: interrupted"
     assert score(bundle).is_better_than(before)
-    assert {path.name for path in personal_folder(bundle.folder).iterdir()} == {"adapter.safetensors", "lock"}
+    assert {path.name for path in personal_folder(bundle.folder).iterdir()} == {
+        personal_path(bundle.folder, bundle.adapter()).name,
+        "lock",
+    }

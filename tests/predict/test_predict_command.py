@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def test_calibrated_thresholds_stop_an_answer_and_temperatures_change_its_confid
     assert stopped(asked) == (0, "confidence")
 
 
-def test_the_personal_adapter_answers_where_there_is_one_of_the_same_version(
+def test_the_personal_adapter_answers_where_there_is_one_made_from_the_global_one(
     bundle: Path, image: Path, trace: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     opened = Bundle(bundle)
@@ -161,17 +162,20 @@ def test_the_personal_adapter_answers_where_there_is_one_of_the_same_version(
     tensors = {name: np.array(array) for name, array in own.tensors.items()}
     tensors["head.mlp.fc2.bias"][4] += np.float32(100)
     personal = type(own)(bundle_id=own.bundle_id, version=own.version, round=own.round, tensors=tensors)
-    personal_path(bundle).parent.mkdir()
-    personal.save(personal_path(bundle), opened.manifest.adapter.header_bytes)
+    path = personal_path(bundle, own)
+    path.parent.mkdir()
+    personal.save(path, opened.manifest.adapter.header_bytes)
 
     assert [r["value"] for r in answered(bundle, image, "--trace", trace)["label"]] == [4, 4, 4]
     bundles_own = answered(bundle, image, "--trace", trace, "--adapter", bundle / "adapter.safetensors")
     assert bundles_own["confidence"][0]["value"] < 0.999
 
-    newer = type(own)(bundle_id=own.bundle_id, version=own.version + 1, round=1, tensors=own.tensors)
+    # Another federation may have the same version.
+    tensors = {**own.tensors, "head.mlp.fc2.bias": np.float32(2) + own.tensors["head.mlp.fc2.bias"]}
+    newer = type(own)(bundle_id=own.bundle_id, version=own.version, round=own.round, tensors=tensors)
     newer.save(bundle / "adapter.safetensors", opened.manifest.adapter.header_bytes)
     assert answered(bundle, image, "--trace", trace)["confidence"][0]["value"] < 0.999
-    assert "was made from version 0, the bundle has version 1; run edgefl personalize again" in caplog.text
+    assert "was made from another global adapter; run edgefl personalize again" in caplog.text
 
 
 def test_files_that_cannot_be_read_are_named_and_the_others_answered(
@@ -192,6 +196,30 @@ def test_files_that_cannot_be_read_are_named_and_the_others_answered(
     assert {record["labels"]["file"] for record in report["records"]} == {str(image)}
 
 
+def test_a_file_name_that_is_no_text_is_reported_with_its_bytes(bundle: Path, image: Path, trace: Path) -> None:
+    strange = Path(os.fsdecode(os.fsencode(image.parent) + b"/x\xff.png"))
+    strange.write_bytes(image.read_bytes())
+
+    (record,) = answered(bundle, strange, "--trace", trace)["chosen_exit"]
+
+    assert record["labels"]["file"].endswith("x\\xff.png")
+
+
+def test_a_pipe_is_no_image(bundle: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+
+    with pytest.raises(BadInputError, match="1 of 1 files could not be answered"):
+        answered(bundle, tmp_path / "pipe.png")
+
+
+def test_a_budget_of_energy_without_a_meter_is_said_to_limit_nothing(
+    bundle: Path, image: Path, trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = answered(bundle, image, "--trace", trace, "--energy-mj", 0.0)
+
+    assert (stopped(records)[0] < 2) != ("no meter tells energy here" in capsys.readouterr().err)
+
+
 def test_explained_is_every_exit_and_all_that_limits_the_depth(
     bundle: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,6 +236,7 @@ def test_explained_is_every_exit_and_all_that_limits_the_depth(
     ("arguments", "error", "fault"),
     [
         (["--exit", "3"], ExitsError, "exit 3 does not exist: bundle bundle has the exits 0-2"),
+        (["--max-exit", "3"], ExitsError, "exit 3 does not exist"),
         (["--exit", "deep"], click.BadParameter, "'deep' is neither auto nor the number of an exit"),
         (["--exit", "1", "--max-exit", "2"], click.UsageError, "--exit 1 names the exit"),
         (["--min-exit", "2", "--max-exit", "1"], click.UsageError, "--min-exit 2 is deeper than --max-exit 1"),

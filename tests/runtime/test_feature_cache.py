@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,28 @@ def test_where_nothing_can_be_written_training_goes_on_without(
     assert len(caplog.records) == 1
     expected = trained(Counted(), None)
     assert all(np.allclose(found[name], expected[name], atol=1e-6) for name in expected)
+
+
+def test_a_disk_that_fills_gets_back_what_was_kept_and_training_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Filling(FeatureCache):
+        """Has room for five samples, and then no disk."""
+
+        def put(self, index: int, rows: Mapping[str, FloatArray]) -> None:
+            """Keep, until the disk is gone."""
+            if self.used_bytes >= 5 * 5 * 24 * 4:
+                self._tables["another"] = self._tables.pop(next(iter(rows)))
+                self._folder = tmp_path / "missing"
+            super().put(index, rows)
+
+    with Filling(tmp_path, budget_bytes=10**6) as cache, caplog.at_level(logging.WARNING):
+        found = trained(Counted(), cache)
+        assert (cache.used_bytes, cache._tables) == (0, {})
+
+    assert len(caplog.records) == 1
+    for name, array in trained(Counted(), None).items():
+        np.testing.assert_allclose(found[name], array, atol=2e-6)
 
 
 def test_samples_are_read_once_and_training_comes_to_the_same(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_images_are_decoded_when_they_are_read_and_not_before(tmp_path: Path) ->
 
     (image,) = samples.read([0])
     assert image.tolist() == [[[1, 2, 3]] * 3] * 2
-    with pytest.raises(SamplesError, match=r"b\.png cannot be read as an image: .*; remove or replace it"):
+    with pytest.raises(SamplesError, match=r"b\.png cannot be read as an image: it is none of PNG, .*; replace it"):
         samples.read([0, 1])
 
 

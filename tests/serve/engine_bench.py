@@ -60,10 +60,11 @@ def ticket(
     decision: Decision = TO_THE_END,
     every_exit: bool = False,
     least_exit: int = 0,
+    min_confidence: float | None = None,
     seconds: float = math.inf,
 ) -> Ticket:
     now = time.monotonic()
     return Ticket(
-        sample=random_samples(1, seed)[0], decision=decision, least_exit=least_exit, every_exit=every_exit,
-        arrived=now, deadline=now + seconds, deliver=found.put,
+        sample=random_samples(1, seed)[0], decision=decision, least_exit=least_exit, min_confidence=min_confidence,
+        every_exit=every_exit, arrived=now, deadline=now + seconds, deliver=found.put,
     )  # fmt: skip

@@ -90,6 +90,9 @@ def test_health_needs_no_token_and_everything_else_does(service: Service, folder
     with grpc.secure_channel(service.address, credentials) as channel:
         health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
         assert health.status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.RpcError) as watching:
+            next(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()))
+        assert watching.value.code() is grpc.StatusCode.UNAUTHENTICATED
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
         with pytest.raises(grpc.RpcError) as caught:
             list(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked])))
@@ -123,6 +126,11 @@ def test_clients_without_a_certificate_are_not_reached_where_they_need_one(folde
         with grpc.secure_channel(running.address, credentials) as channel:
             health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
             assert health.status == health_pb2.HealthCheckResponse.SERVING
+        own = PredictClient(
+            running.address, ca=folder / "cert.pem", certificate=folder / "cert.pem", key=folder / "key.pem"
+        )
+        with own as client:
+            assert client.predict(SAMPLE).exit_index == 2
 
 
 @pytest.mark.parametrize("token", ["", "short", "two\nlines of sixteen letters", "sechzehn Zeichen ä"])
@@ -143,5 +151,5 @@ def test_a_key_that_is_none_is_refused(tmp_path: Path) -> None:
         "--tls-cert", tmp_path / "cert.pem", "--tls-key", tmp_path / "cert.pem", "--listen", "127.0.0.1:0"
     )
 
-    assert code == 4
-    assert "cannot listen on 127.0.0.1:0" in said
+    assert code == 3
+    assert "cert.pem holds no PEM private key without a password" in said

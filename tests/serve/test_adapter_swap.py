@@ -76,9 +76,10 @@ def test_a_personal_adapter_answers_when_it_comes_and_the_global_one_when_it_goe
     own = Bundle(bundle).adapter().digest()
     with PredictClient(service.address) as client:
         assert in_use(client) == own
-        personal = save(bundle, 1.5, personal_path(bundle))
+        path = personal_path(bundle, Bundle(bundle).adapter())
+        personal = save(bundle, 1.5, path)
         wait_until(lambda: in_use(client) == personal, 60, "the personal adapter answers")
-        personal_path(bundle).unlink()
+        path.unlink()
         wait_until(lambda: in_use(client) == own, 60, "the global adapter answers again")
 
 

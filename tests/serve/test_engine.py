@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import edgefl
-from edgefl.policy import Decision
 from edgefl.policy.batching import BatchCosts
 from edgefl.serve.adapter_in_use import AdapterInUse
 from edgefl.serve.engine import EndingError, Engine, LateError
@@ -68,13 +67,11 @@ def test_who_asks_for_every_exit_gets_each_and_the_last_one_says_why() -> None:
 
 def test_requests_that_wait_together_are_answered_together_each_its_own_way() -> None:
     found = [Queue[Served | Exception]() for _ in range(5)]
-    sure = Decision(exit_index=2, thresholds={0: 0.0}, reasons=())
     with running_engine() as (engine, _, boundary):
         free = held(engine, boundary)
-        for queue, seed, decision in zip(
-            found, range(5), [TO_THE_END, TO_EXIT_1, sure, TO_THE_END, TO_THE_END], strict=True
-        ):
-            engine.submit(ticket(queue, seed=seed, decision=decision))
+        asked = [(TO_THE_END, None), (TO_EXIT_1, None), (TO_THE_END, 0.0), (TO_THE_END, None), (TO_THE_END, None)]
+        for seed, (queue, (decision, confidence)) in enumerate(zip(found, asked, strict=True)):
+            engine.submit(ticket(queue, seed=seed, decision=decision, min_confidence=confidence))
         assert engine.queue_length == 5
         free.set()
         items = [served(queue) for queue in found]
@@ -206,6 +203,23 @@ def test_a_new_adapter_answers_from_the_next_batch_on() -> None:
     for item, model, sha256 in ((before, unchanged, edgefl.Bundle(GOLDEN).adapter().digest()), (after, changed, "new")):
         np.testing.assert_allclose(item.logits, next(model.infer(random_samples(1)[0], 2)).logits[0], rtol=1e-4)
         assert item.adapter_sha256 == sha256
+
+
+def test_thresholds_are_those_of_the_adapter_that_answers() -> None:
+    first, second, own = (Queue[Served | Exception]() for _ in range(3))
+    with running_engine() as (engine, model, boundary):
+        sure = AdapterInUse(
+            tensors=trained_adapter(), sha256="sure", version=1,
+            temperatures=dict.fromkeys(model.exits, 1.0), thresholds={0: 0.0, 1: 0.0, 2: 0.0},
+        )  # fmt: skip
+        boundary.first.append(lambda: engine.use_adapter(sure))
+        engine.submit(ticket(first))
+        before = served(first)
+        engine.submit(ticket(second))
+        engine.submit(ticket(own, min_confidence=1.0))
+
+        assert (before.answer.exit_index, served(second).answer.exit_index) == (2, 0)
+        assert served(own).answer.exit_index == 2
 
 
 def test_who_still_waits_when_the_engine_ends_is_told() -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 import edgefl
 from edgefl.core.signals import Signals
-from edgefl.errors import BadInputError, RefusedError, UnreachableError
+from edgefl.errors import BadInputError, RefusedError, StorageError, UnreachableError
 from edgefl.serve import predict_pb2 as pb
 from edgefl.serve.client import DeadlineError, PredictClient
 from edgefl.serve.predict_pb2_grpc import AnytimeStub
@@ -29,7 +29,7 @@ from tests.serve.service import Service, refused, served
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    with served("--max-message", "100kB", "--max-requests", "8") as running:
+    with served("--max-message", "100kB", "--max-requests", "8", "--max-pixels", 10_000) as running:
         yield running
 
 
@@ -42,6 +42,13 @@ def client(service: Service) -> Iterator[PredictClient]:
 def image(size: tuple[int, int] = (20, 30)) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(3).integers(0, 256, (*size, 3), np.uint8)).save(file, "png")
+    return file.getvalue()
+
+
+def black(size: int) -> bytes:
+    """Return a square image that is small as a file."""
+    file = io.BytesIO()
+    Image.new("L", (size, size)).save(file, "png")
     return file.getvalue()
 
 
@@ -99,7 +106,9 @@ def test_without_time_there_is_no_answer_and_with_a_lot_the_deepest(client: Pred
     ("what", "options", "fault"),
     [
         (b"", {}, "the request has no image"),
-        (b"no image", {}, "the image cannot be read as an image: no format fits it"),
+        (b"no image", {}, "the image cannot be read as an image: it is none of PNG, JPEG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{} loop", {}, "it is none of PNG, JPEG"),
+        (black(1000), {}, "it has 1000 x 1000 pixels, more than 10000"),
         (image()[:200], {}, "the image cannot be read as an image"),
         (np.zeros((1, 16, 15), np.float32), {}, "the sample has 960 bytes, expected 1024"),
         (np.full((1, 16, 16), np.nan, np.float32), {}, "NaN or infinite values"),
@@ -134,12 +143,13 @@ def test_many_at_once_are_all_answered_or_refused(client: PredictClient) -> None
         try:
             return client.predict(image()).stop_reason
         except RefusedError as error:
-            return str(error).partition(":")[0]
+            return str(error)
 
     with ThreadPoolExecutor(32) as threads:
         found = list(threads.map(ask, range(200)))
 
-    assert set(found) <= {"deepest", "the service answered RESOURCE_EXHAUSTED"}
+    refused = "the service answered RESOURCE_EXHAUSTED: 8 requests are under way, which is the limit; ask again later"
+    assert set(found) <= {"deepest", refused}
     assert found.count("deepest") >= 8
 
 
@@ -159,6 +169,8 @@ def test_signals_and_the_owner_s_rules_limit_the_depth(tmp_path: Path) -> None:
     with served("--trace", empty, "--min-exit", 1) as running, PredictClient(running.address) as client:
         assert client.predict(image()).stop_reason == "min_exit"
         assert client.predict(image(), max_exit=0).exit_index == 1
+        # A request goes no deeper than the owner and the device let it.
+        assert client.predict(image(), min_exit=2).exit_index == 1
 
 
 def test_metrics_tell_what_was_answered_and_the_end_is_orderly() -> None:
@@ -179,6 +191,33 @@ def test_metrics_tell_what_was_answered_and_the_end_is_orderly() -> None:
     assert "edgefl_batch_size_count 1.0" in text
     assert code == 0
     assert "Traceback" not in said
+
+
+def test_watching_the_health_takes_no_request_s_place(service: Service, client: PredictClient) -> None:
+    with grpc.insecure_channel(service.address) as channel:
+        asked = health_pb2.HealthCheckRequest()
+        watching = [health_pb2_grpc.HealthStub(channel).Watch(asked) for _ in range(20)]
+        for each in watching:
+            next(each)
+        assert client.predict(image()).exit_index == 2
+        for each in watching:
+            each.cancel()
+
+
+def test_pixels_are_sent_as_an_image_and_other_arrays_refused(client: PredictClient) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (20, 30, 3), np.uint8)
+
+    np.testing.assert_array_equal(client.predict(pixels).logits, client.predict(image()).logits)
+    for wrong in (pixels[..., 0], pixels.astype(np.float64), np.zeros((16, 16), np.float32)):
+        with pytest.raises(BadInputError, match="expected uint8"):
+            client.predict(wrong)
+
+
+def test_a_file_that_is_not_there_is_said_to_be_so(client: PredictClient, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"cannot read .*missing\.png: No such file"):
+        client.predict(tmp_path / "missing.png")
+    with pytest.raises(BadInputError, match="min_exit is -1"):
+        client.predict(image(), min_exit=-1)
 
 
 def test_nobody_at_an_address_is_an_error_of_its_own() -> None:
@@ -204,6 +243,9 @@ def test_nobody_at_an_address_is_an_error_of_its_own() -> None:
             2,
             "'127.0.0.1:65536' is neither HOST:PORT, with a port up to 65535",
         ),
+        (["--listen", "unix:"], 2, "'unix:' is neither HOST:PORT"),
+        (["--max-message", "5GB"], 2, "--max-message is 5000000000 bytes, expected 1kB to 2GB"),
+        (["--tls-cert", __file__, "--tls-key", __file__], 3, "holds no PEM certificate"),
         (["--listen", "here"], 2, "'here' is neither HOST:PORT"),
         (["--listen", "192.0.2.1:0", "--token-file", __file__], 3, "expected one line of 16 or more"),
     ],

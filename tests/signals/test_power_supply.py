@@ -106,3 +106,32 @@ def test_files_that_cannot_be_read_are_unknown(tmp_path: Path) -> None:
     (tmp_path / "sys/class/power_supply/BAT0/status").mkdir()  # reading a folder fails as a dead sensor does
     (tmp_path / "sys/class/power_supply/AC/online").write_bytes(b"\xff\xfe\n")
     assert read_power_supply(tmp_path) == PowerSupply(charge=0.5, charging=None)
+
+
+@pytest.mark.parametrize("other", ["Full", "Charging"])
+def test_a_laptop_that_takes_power_from_one_of_its_batteries_is_not_charging(tmp_path: Path, other: str) -> None:
+    supply(tmp_path, "AC", type="Mains", online=0)
+    supply(tmp_path, "BAT0", type="Battery", status="Discharging", capacity=60)
+    supply(tmp_path, "BAT1", type="Battery", status=other, capacity=100)
+
+    assert read_power_supply(tmp_path).charging is False
+
+
+def test_a_plug_with_a_programmable_voltage_is_a_plug(tmp_path: Path) -> None:
+    supply(tmp_path, "usb", type="USB", online=2)
+    supply(tmp_path, "battery", type="Battery", status="Not charging", capacity=60)
+
+    assert read_power_supply(tmp_path).charging is True
+
+
+def test_batteries_that_tell_their_size_in_other_units_count_alike(tmp_path: Path) -> None:
+    supply(tmp_path, "BAT0", type="Battery", status="Discharging", capacity=10, energy_full=50_000_000)
+    supply(tmp_path, "BAT1", type="Battery", status="Discharging", capacity=100, charge_full=4_000_000)
+
+    assert read_power_supply(tmp_path).charge == pytest.approx(0.55)
+
+
+def test_a_battery_that_says_not_what_it_does_delivers_nobody_knows_what(tmp_path: Path) -> None:
+    supply(tmp_path, "gauge", type="Battery", capacity=50, power_now=3_000_000)
+
+    assert read_power_supply(tmp_path).watts is None
