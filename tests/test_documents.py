@@ -65,7 +65,8 @@ def test_the_example_of_the_service_runs_against_a_service(tmp_path: Path, monke
 
 
 def test_every_reason_to_stop_and_every_status_of_the_service_stands_on_its_page() -> None:
-    sources = [ROOT / "edgefl" / "policy" / "exit_policy.py", ROOT / "edgefl" / "serve" / "running.py"]
+    policy = [ROOT / "edgefl" / "policy" / name for name in ("exit_policy.py", "stopping.py")]
+    sources = [*policy, ROOT / "edgefl" / "serve" / "running.py"]
     reasons = {rule for path in sources for rule in re.findall(r'rule="(\w+)"', path.read_text("utf-8"))}
     statuses = re.findall(r"StatusCode\.(\w+)", (ROOT / "edgefl" / "serve" / "service.py").read_text("utf-8"))
 

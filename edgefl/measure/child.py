@@ -101,13 +101,12 @@ def _workload(model: Model, task: Task) -> Callable[[], None]:
 
     from edgefl.runtime.gradients import Gradients
     from edgefl.runtime.optimizer import Sgd
+    from edgefl.runtime.random_samples import random_samples
 
-    facts = model.bundle.manifest.model
-    shape = (task.batch, facts.channels, facts.image_size, facts.image_size)
-    samples = np.random.default_rng(0).standard_normal(shape, np.float32)
+    samples = random_samples(model, task.batch)
     if task.mode == "infer":
         return lambda: list(model.infer(samples, task.exit_index)).clear()
-    labels = np.arange(task.batch) % facts.classes
+    labels = np.arange(task.batch) % model.bundle.manifest.model.classes
     model.use_adapter({name: np.array(array) for name, array in model.adapter.items()})
     gradients, optimizer = Gradients(model.adapter, momentum=0.9), Sgd(learning_rate=1e-3)
 

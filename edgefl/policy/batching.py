@@ -14,6 +14,9 @@ import msgspec
 
 __all__ = ["BatchCosts", "batch_size", "best_stop"]
 
+_PAYS = 0.97
+"""A larger batch pays where a sample takes less than that share of its time in a smaller one."""
+
 _LOST = 100
 """Exits that a request is worth which no exit could answer in its time."""
 
@@ -37,7 +40,7 @@ class BatchCosts(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def answer_time(self, size: int) -> float:
         """Return the time that the answer of one exit takes for a batch."""
-        return self.answer[min(bisect_right(self.sizes, size) - 1, len(self.sizes) - 1)]
+        return self.answer[bisect_right(self.sizes, size) - 1]
 
     @cached_property
     def most(self) -> int:
@@ -61,9 +64,6 @@ class BatchCosts(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 share = (size - small) / (large - small)
                 every.append(tuple(one + share * (other - one) for one, other in zip(low, high, strict=True)))
         return every
-
-
-_PAYS = 0.97
 
 
 def batch_size(costs: BatchCosts, left: Sequence[float]) -> int:

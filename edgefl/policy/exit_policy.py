@@ -13,7 +13,7 @@ import msgspec
 
 from edgefl.core.signals import Signals
 
-__all__ = ["Decision", "ExitCost", "Reason", "Request", "Rules", "choose_exit"]
+__all__ = ["Decision", "ExitCost", "Reason", "Request", "Rules", "choose_exit", "thresholds_of"]
 
 _Exit = Annotated[int, msgspec.Meta(ge=0)]
 _Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
@@ -141,10 +141,11 @@ def choose_exit(
         text = f"never shallower than exit {rules.min_exit}"
         reasons, chosen = [Reason(rule="min_exit", exit_index=floor, text=text), *reasons], floor
     shallower = [e for e in exits if (rules.min_exit or 0) <= e < chosen]
-    return Decision(exit_index=chosen, thresholds=_thresholds(shallower, request), reasons=tuple(reasons))
+    return Decision(exit_index=chosen, thresholds=thresholds_of(shallower, request), reasons=tuple(reasons))
 
 
-def _thresholds(exits: Sequence[int], request: Request) -> dict[int, float]:
+def thresholds_of(exits: Sequence[int], request: Request) -> dict[int, float]:
+    """Return which of some exits may answer for being sure, each with the confidence at which it may."""
     if request.min_confidence is not None:
         return dict.fromkeys(exits, request.min_confidence)
     return {e: request.thresholds[e] for e in exits if e in request.thresholds}

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from edgefl.policy.exit_policy import Decision, ExitCost, Reason, Request
 
-__all__ = ["why_stop"]
+__all__ = ["end_of_decision", "sure_enough", "why_stop"]
 
 
 def why_stop(
@@ -30,18 +30,31 @@ def why_stop(
         confidence: Its confidence, in [0, 1].
         elapsed_ms: Time since the request began.
     """
-    if exit_index >= decision.exit_index:
-        nothing = Reason(rule="deepest", exit_index=exit_index, text=f"exit {exit_index} is the deepest there is")
-        return decision.reasons[0] if decision.reasons else nothing
-    threshold = decision.thresholds.get(exit_index)
-    if threshold is not None and confidence >= threshold:
-        text = f"its confidence {confidence:.3f} is at least {threshold:.3f}"
-        return Reason(rule="confidence", exit_index=exit_index, text=text)
+    ended = end_of_decision(decision, exit_index) or sure_enough(decision.thresholds, exit_index, confidence)
+    if ended is not None:
+        return ended
     more = _time_to_next(costs, exit_index)
     if request.deadline_ms is not None and more is not None and elapsed_ms + more > request.deadline_ms:
         text = f"{elapsed_ms:.0f} ms are over, the next exit takes {more:.0f} more of {request.deadline_ms:.4g} ms"
         return Reason(rule="deadline", exit_index=exit_index, text=text)
     return None
+
+
+def end_of_decision(decision: Decision, exit_index: int) -> Reason | None:
+    """Say why the exit that was decided on, or a deeper one, is the last; None at a shallower one."""
+    if exit_index < decision.exit_index:
+        return None
+    nothing = Reason(rule="deepest", exit_index=exit_index, text=f"exit {exit_index} is the deepest there is")
+    return decision.reasons[0] if decision.reasons else nothing
+
+
+def sure_enough(thresholds: Mapping[int, float], exit_index: int, confidence: float) -> Reason | None:
+    """Say that an exit is as sure as it takes to answer, None where it is not, or has no threshold."""
+    threshold = thresholds.get(exit_index)
+    if threshold is None or confidence < threshold:
+        return None
+    text = f"its confidence {confidence:.3f} is at least {threshold:.3f}"
+    return Reason(rule="confidence", exit_index=exit_index, text=text)
 
 
 def _time_to_next(costs: Sequence[ExitCost], exit_index: int) -> float | None:

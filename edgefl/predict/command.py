@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgefl.core.exit_option import ExitOption
 from edgefl.core.finite import FiniteRange
 from edgefl.core.report import json_option
 from edgefl.errors import BadInputError, SamplesError
@@ -24,10 +23,25 @@ if TYPE_CHECKING:
 __all__ = ["predict"]
 
 
+class _ExitOption(click.ParamType[int | str]):
+    """`auto`, or the number of an exit."""
+
+    name = "auto|K"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Return `auto` or the number; anything else is a usage error."""
+        text = str(value)
+        if text == "auto":
+            return text
+        if not (text.isascii() and text.isdigit() and len(text) <= 4):
+            self.fail(f"{text[:60]!r} is neither auto nor the number of an exit", param, ctx)
+        return int(text)
+
+
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
-@click.option("--exit", "exit_index", type=ExitOption(), default="auto", show_default=True, help="Where to answer.")
+@click.option("--exit", "exit_index", type=_ExitOption(), default="auto", show_default=True, help="Where to answer.")
 @click.option("--deadline-ms", type=FiniteRange(0), help="Time for each file, decoding included.")
 @click.option("--energy-mj", type=FiniteRange(0), help="Energy for each file, where a meter tells.")
 @click.option("--min-confidence", type=FiniteRange(0, 1), help="Stop at the first exit as sure as that.")

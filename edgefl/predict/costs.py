@@ -9,10 +9,11 @@ import numpy as np
 
 from edgefl.policy import ExitCost
 from edgefl.runtime.model import Model
+from edgefl.runtime.random_samples import random_samples
 from edgefl.runtime.weights import FloatArray
 from edgefl.signals import EnergyMeter
 
-__all__ = ["exit_costs", "measure_costs", "warm_up"]
+__all__ = ["exit_costs", "measure_costs", "median_steps", "warm_up"]
 
 
 def warm_up(model: Model) -> None:
@@ -33,7 +34,7 @@ def measure_costs(model: Model, repetitions: int = 5) -> tuple[ExitCost, ...]:
         One cost for each exit, not falling: from the start of a pass until that exit has answered.
     """
     warm_up(model)
-    sample, meter = _sample(model), EnergyMeter()
+    sample, meter = random_samples(model, 1), EnergyMeter()
     passes = [_timed_pass(model, sample) for _ in range(repetitions)]
     return exit_costs(model.exits, passes, meter.millijoules())
 
@@ -45,13 +46,11 @@ def exit_costs(
 
     Args:
         exits: The exits, rising.
-        passes: Of each pass the seconds until each exit had answered, which rise.  From one exit to the next the
-            median counts: a pause of the system falls between two exits and is not charged to all deeper ones.
+        passes: Of each pass the seconds until each exit had answered, which rise.
         millijoules: Energy of all passes together, None where no meter tells.  An exit has a share of one pass's
             energy, that of its time in the time of the deepest.
     """
-    between = np.diff(np.array(passes), axis=1, prepend=0.0)
-    milliseconds = (1000.0 * np.median(between, axis=0).cumsum()).tolist()
+    milliseconds = median_steps(passes).cumsum().tolist()
     power = None if millijoules is None else millijoules / len(passes) / milliseconds[-1]
     return tuple(
         ExitCost(exit_index=exit_index, milliseconds=time_ms, millijoules=None if power is None else power * time_ms)
@@ -59,10 +58,18 @@ def exit_costs(
     )
 
 
-def _sample(model: Model) -> FloatArray:
-    facts = model.bundle.manifest.model
-    shape = (1, facts.channels, facts.image_size, facts.image_size)
-    return np.random.default_rng(0).standard_normal(shape, np.float32)
+def median_steps(passes: Sequence[Sequence[float]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Return how many milliseconds pass from one moment of a pass to the next, the first from its start.
+
+    Of each step the median counts: a pause of the system falls into one step and is not charged to all later ones.
+
+    Args:
+        passes: Of each pass the seconds until each moment, which rise.
+    """
+    steps: np.ndarray[tuple[int], np.dtype[np.float64]] = np.median(
+        np.diff(np.array(passes), axis=1, prepend=0.0), axis=0
+    )
+    return 1000.0 * steps
 
 
 def _timed_pass(model: Model, sample: FloatArray) -> list[float]:

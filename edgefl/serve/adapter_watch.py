@@ -23,11 +23,11 @@ _Seen = tuple[tuple[int, int, int] | None, ...]
 class AdapterWatch:
     """Looks at the files that decide which adapter answers.
 
-    Adapters are replaced by renaming, so the old one stays mapped, and in use, until the new one has been checked.
+    The old adapter stays in memory, and in use, until the new one has been checked.
     """
 
     def __init__(self, bundle: Bundle, path: Path | None, engine: Engine, metrics: Metrics) -> None:
-        """Remember what is there now.
+        """Look at nothing yet: what has changed since the service began to start is seen by the first `check`.
 
         Args:
             bundle: The bundle.
@@ -39,7 +39,7 @@ class AdapterWatch:
         own = bundle.folder / bundle.manifest.adapter.file
         adapters = [path] if path is not None else [own, personal_folder(bundle.folder)]
         self._files = [*adapters, calibration_path(bundle.folder)]
-        self._seen = self._look()
+        self._seen: _Seen | None = None
 
     def check(self) -> None:
         """Use a new adapter if there is one that can be used; go on with the old one if it cannot."""

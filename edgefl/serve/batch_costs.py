@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-import numpy as np
-
 from edgefl.policy.batching import BatchCosts
+from edgefl.predict.costs import median_steps
 from edgefl.runtime.model import Model
+from edgefl.runtime.random_samples import random_samples
 from edgefl.runtime.weights import FloatArray
 
 __all__ = ["measure_batches"]
@@ -25,19 +25,11 @@ def measure_batches(model: Model, sizes: Sequence[int], repetitions: int = 5) ->
     reached, answers = [], []
     # The largest first: its memory serves the smaller ones, and all of them stay ready.
     for size in reversed(sizes):
-        samples = _samples(model, size)
-        runs = np.array([_timed(model, samples) for _ in range(1 + repetitions)][1:])
-        # Medians from one exit to the next: a pause of the system falls between two and is not charged to all.
-        between = 1000.0 * np.median(np.diff(runs, axis=1, prepend=0.0), axis=0)
-        reached.append(tuple(between[:-1].cumsum().tolist()))
-        answers.append(float(between[-1]))
+        samples = random_samples(model, size)
+        steps = median_steps([_timed(model, samples) for _ in range(1 + repetitions)][1:])
+        reached.append(tuple(steps[:-1].cumsum().tolist()))
+        answers.append(float(steps[-1]))
     return BatchCosts(sizes=tuple(sizes), reached=tuple(reached[::-1]), answer=tuple(answers[::-1]))
-
-
-def _samples(model: Model, size: int) -> FloatArray:
-    facts = model.bundle.manifest.model
-    shape = (size, facts.channels, facts.image_size, facts.image_size)
-    return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
 def _timed(model: Model, samples: FloatArray) -> list[float]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from edgefl.policy import Reason
+from edgefl.policy import Reason, Request
 from edgefl.policy.batching import BatchCosts, best_stop
+from edgefl.policy.exit_policy import thresholds_of
+from edgefl.policy.stopping import end_of_decision, sure_enough
 from edgefl.predict.calibration import confidence
 from edgefl.predict.predictor import ExitAnswer
 from edgefl.runtime.prediction import Prediction
@@ -18,6 +19,9 @@ from edgefl.serve.pace import Pace
 from edgefl.serve.ticket import Served, Ticket
 
 __all__ = ["Running"]
+
+_NEVER = 1.0
+"""No confidence reaches it."""
 
 _SLACK = 1.25
 """How much longer than expected a single step may take before an answer is late for it."""
@@ -50,9 +54,9 @@ class Running:
             waiting: Asked for the deadlines of requests that wait, rising.
         """
         self.tickets = dict(enumerate(tickets))
-        # Of the adapter that answers, which may be another one than when the request came.
-        self._thresholds = {row: _thresholds(ticket, adapter) for row, ticket in self.tickets.items()}
         self._exits, self._costs, self._adapter, self._waiting = exits, costs, adapter, waiting
+        # Of the adapter that answers, which may be another one than when the request came.
+        self._thresholds = {row: self._thresholds_of(ticket) for row, ticket in self.tickets.items()}
         self._size = len(tickets)
         self._pace = pace
         self._times = costs.times(self._size)
@@ -69,7 +73,8 @@ class Running:
         self._note(now)
         self._ending = self._endings(now)
         return bool(self._ending) or any(
-            ticket.every_exit or exit_index in self._thresholds[row] for row, ticket in self.tickets.items()
+            ticket.every_exit or self._thresholds[row].get(exit_index, _NEVER) < _NEVER
+            for row, ticket in self.tickets.items()
         )
 
     def deliver(self, prediction: Prediction) -> None:
@@ -78,8 +83,8 @@ class Running:
         sure = confidence(prediction.logits, self._adapter.temperatures[prediction.exit_index])
         now = time.monotonic()
         for row, ticket in list(self.tickets.items()):
-            threshold = self._thresholds[row].get(prediction.exit_index, math.inf)
-            stopped = self._ending.get(row) or _sure_enough(threshold, prediction.exit_index, float(sure[row]))
+            certain = sure_enough(self._thresholds[row], prediction.exit_index, float(sure[row]))
+            stopped = self._ending.get(row) or certain
             if stopped is not None or ticket.every_exit:
                 answer = ExitAnswer(
                     exit_index=prediction.exit_index,
@@ -100,6 +105,11 @@ class Running:
         for ticket in self.tickets.values():
             ticket.deliver(error)
         self.tickets.clear()
+
+    def _thresholds_of(self, ticket: Ticket) -> dict[int, float]:
+        exits = [e for e in self._exits if ticket.least_exit <= e < ticket.decision.exit_index]
+        asked = Request(min_confidence=ticket.min_confidence, thresholds=self._adapter.thresholds)
+        return thresholds_of(exits, asked)
 
     def _note(self, now: float) -> None:
         """Go to the next exit, and learn from how long it took."""
@@ -126,29 +136,11 @@ class Running:
         here, decision = self._exits[self._place], ticket.decision
         if here < ticket.least_exit:
             return None
-        if here >= decision.exit_index:
-            deepest = Reason(rule="deepest", exit_index=here, text=f"exit {here} is the deepest there is")
-            return decision.reasons[0] if decision.reasons else deepest
+        if (ended := end_of_decision(decision, here)) is not None:
+            return ended
         next_takes = self._times[self._place + 1] - self._times[self._place]
         if _SLACK * next_takes + self._costs.answer_time(self._size) > left:
             return Reason(rule="deadline", exit_index=here, text="the next exit would be late")
         if self._place >= stop:
             return Reason(rule="load", exit_index=here, text="others wait for their answers")
         return None
-
-
-def _thresholds(ticket: Ticket, adapter: AdapterInUse) -> dict[int, float]:
-    """Return the exits that may answer a request for being sure, each with the confidence at which it may."""
-    own, exits = ticket.min_confidence, range(ticket.least_exit, ticket.decision.exit_index)
-    return {
-        e: own if own is not None else adapter.thresholds[e]
-        for e in exits
-        if own is not None or e in adapter.thresholds
-    }
-
-
-def _sure_enough(threshold: float, exit_index: int, sure: float) -> Reason | None:
-    if sure < threshold:
-        return None
-    text = f"its confidence {sure:.3f} is at least {threshold:.3f}"
-    return Reason(rule="confidence", exit_index=exit_index, text=text)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+from pathlib import Path
 from queue import Queue
 
 import numpy as np
@@ -11,9 +13,12 @@ import pytest
 import edgefl
 from edgefl.policy.batching import BatchCosts
 from edgefl.serve.adapter_in_use import AdapterInUse
+from edgefl.serve.adapter_watch import AdapterWatch
 from edgefl.serve.engine import EndingError, Engine, LateError
+from edgefl.serve.metrics import Metrics
+from edgefl.serve.pace import Pace
 from edgefl.serve.ticket import Served
-from tests.golden_bundle import GOLDEN, random_samples, trained_adapter
+from tests.golden_bundle import GOLDEN, copy_golden, random_samples, trained_adapter
 from tests.serve.engine_bench import TO_EXIT_1, TO_THE_END, Counting, running_engine, ticket
 
 Found = Queue[Served | Exception]
@@ -265,3 +270,28 @@ def test_pace_follows_what_things_take() -> None:
 
     # Each exit took far less than the 100 s it was told to take: six times a tenth of the way from 1 to 0.5.
     assert ratio == pytest.approx(0.5 + 0.5 * 0.9**6)
+
+
+def test_an_adapter_that_came_while_the_service_was_starting_is_noticed(tmp_path: Path) -> None:
+    with running_engine() as (engine, _, _):
+        bundle = edgefl.Bundle(copy_golden(tmp_path))
+        new = dataclasses.replace(bundle.adapter(), tensors=trained_adapter())
+        new.save(bundle.folder / "adapter.safetensors", bundle.manifest.adapter.header_bytes)
+        metrics = Metrics(queue_length=lambda: 0, pace=lambda: 1, version=lambda: 0)
+
+        watch = AdapterWatch(bundle, None, engine, metrics)
+        watch.check()
+
+        assert engine.adapter.sha256 == new.digest()
+
+
+def test_the_time_that_is_kept_for_an_answer_s_way_out_follows_what_it_takes() -> None:
+    quick, slow = Pace(), Pace()
+    for _ in range(100):
+        quick.note_delivery(0.5)
+        slow.note_delivery(8.0)
+
+    # The mean, hardly any deviation, and one millisecond for the network.
+    assert quick.reserve_ms == pytest.approx(1.5, abs=0.1)
+    assert slow.reserve_ms == pytest.approx(9.0, abs=0.1)
+    assert slow.left_ms(1.1, 1.0) == pytest.approx(100.0 - slow.reserve_ms)
