@@ -1,35 +1,33 @@
 """Load `edgefl serve` from another process with requests that arrive when they like, each with a deadline.
 
 Deadline and load are the service's own measures in the same run: the deadline is 1.5 x the median time that exit 11,
-the deepest, takes when one asks at a time; the capacity is what it answers there when eight always ask.
+the deepest, takes when one asks at a time; the capacity is what it answers there when eight always ask.  Both are
+measured anew in each round, just before the loads, since a shared machine drifts.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
 import click
 import msgspec
-import numpy as np
 
 from benchmarks.comparison import Progress, exported_bundle, print_table, run_script, value_of
 from benchmarks.load import Load, Outcome
 from benchmarks.options import write_report
+from benchmarks.serve_round import Round, records_of
 from benchmarks.setting import Setting
 from edgefl.bundle import Bundle
-from edgefl.core.report import Label, Record, json_option
+from edgefl.core.report import json_option
 from edgefl.errors import EdgeFLError
 
 LOADS = ("0.3", "0.7", "2.0")
-DEADLINE = 1.5
 AT_CAPACITY = 8
 HEADINGS = ("load", "asked", "inside\ndeadline, %", "answered, %", "mean exit", "median\nms", "p99\nms", "mean batch")
 
@@ -87,7 +85,10 @@ def served(folder: Path, memory: str, threads: int) -> Iterator[str]:
 @click.option("--img-size", type=int, default=224, show_default=True, help="Pixels of a sample's side.")
 @click.option("--classes", type=click.IntRange(2), default=100, show_default=True, help="Number of classes.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="One with exits 0-11, instead of an export.")
-@click.option("--requests", type=click.IntRange(10), default=600, show_default=True, help="Of each load.")
+@click.option("--requests", type=click.IntRange(10), default=600, show_default=True, help="Of each load, in all.")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=4, show_default=True, help="Each measures deadline and capacity."
+)
 @click.option("--memory", type=click.Choice(["lean", "balanced", "fast"]), default="fast", show_default=True)
 @click.option("--threads", type=click.IntRange(1, 1024), default=2, show_default=True, help="Of the service.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the arrivals.")
@@ -98,6 +99,7 @@ def serve(
     classes: int,
     bundle: Path | None,
     requests: int,
+    rounds: int,
     memory: str,
     threads: int,
     seed: int,
@@ -117,14 +119,28 @@ def serve(
         progress("starting the service")
         address = stack.enter_context(served(bundle, memory, threads))
         loader = stack.enter_context(_Loader(address, setting.image_size))
-        records = _measured(loader, facts.exits[-1], requests, seed, progress)
+        measured = [
+            _measured(loader, facts.exits[-1], requests // rounds, seed + number, _counted(progress, number, rounds))
+            for number in range(rounds)
+        ]
+    records = records_of(measured, facts.exits[-1])
     rows = {load: [value_of(records, name, load=load) * scale for name, scale in _COLUMNS.items()] for load in LOADS}
     deadline, capacity = value_of(records, "deadline"), value_of(records, "capacity")
     title = f"{setting.model}: deadline {deadline:.0f} ms, capacity {capacity:.1f} answers of the deepest exit a second"
     print_table(title, HEADINGS, rows, to_stderr=json_path == "-")
     if json_path:
-        settings: dict[str, object] = {"requests": requests, "memory": memory, "threads": threads, "seed": seed}
+        settings: dict[str, object] = {
+            "requests": requests,
+            "rounds": rounds,
+            "memory": memory,
+            "threads": threads,
+            "seed": seed,
+        }
         write_report(json_path, "benchmarks/serve.py", setting, settings, records)
+
+
+def _counted(progress: Progress, number: int, rounds: int) -> Callable[[str], None]:
+    return lambda text: progress(f"round {number + 1} of {rounds}: {text}")
 
 
 _COLUMNS = {
@@ -138,58 +154,19 @@ _COLUMNS = {
 }
 
 
-def _measured(loader: _Loader, deepest: int, requests: int, seed: int, progress: Progress) -> list[Record]:
+def _measured(loader: _Loader, deepest: int, requests: int, seed: int, progress: Callable[[str], None]) -> Round:
     progress("one request at a time")
     alone = [1000.0 * outcome.seconds for outcome in loader(count=60, at_once=1, exit_index=deepest)[10:]]
     progress(f"{AT_CAPACITY} requests at a time")
     together = loader(count=25 * AT_CAPACITY, at_once=AT_CAPACITY, exit_index=deepest)
     capacity = len(together) / max(outcome.begun + outcome.seconds for outcome in together)
-    deadline = DEADLINE * statistics.median(alone)
-    records = [
-        Record(
-            name="latency_alone", unit="ms", value=statistics.median(alone), min=min(alone), max=max(alone),
-            repetitions=len(alone), labels={"exit": deepest},
-        ),
-        Record(name="deadline", unit="ms", value=deadline),
-        Record(name="capacity", unit="1", value=capacity, labels={"exit": deepest}, method="requests a second"),
-    ]  # fmt: skip
+    measured = Round(alone, capacity, {})
     for load in LOADS:
         progress(f"{load} x capacity, {requests} requests")
-        rate = float(load) * capacity
-        outcomes = loader(count=requests, per_second=rate, deadline_ms=deadline, seed=seed)
-        records += _records(load, outcomes, deadline)
-    return records
-
-
-def _records(load: str, outcomes: Sequence[Outcome], deadline: float) -> list[Record]:
-    labels: dict[str, Label] = {"load": load}
-    answers = [outcome for outcome in outcomes if outcome.status == "OK"]
-    inside = sum(1000.0 * outcome.seconds <= deadline for outcome in answers)
-    times = [1000.0 * outcome.seconds for outcome in answers]
-    values: dict[str, tuple[str, float]] = {
-        "requests": ("1", len(outcomes)),
-        "inside_deadline": ("1", inside / len(outcomes)),
-        "answered": ("1", sum(bool(outcome.status) for outcome in outcomes) / len(outcomes)),
-    }
-    if answers:
-        values |= {
-            "mean_exit": ("1", statistics.fmean(outcome.exit_index for outcome in answers)),
-            "latency": ("ms", statistics.median(times)),
-            "latency_p99": ("ms", float(np.quantile(times, 0.99))),
-            "mean_batch": ("1", statistics.fmean(outcome.batch for outcome in answers)),
-        }
-    records = [Record(name=name, unit=unit, value=value, labels=labels) for name, (unit, value) in values.items()]
-    statuses = Counter(outcome.status for outcome in outcomes)
-    records += [
-        Record(name="status", unit="1", value=count / len(outcomes), labels={**labels, "status": status})
-        for status, count in sorted(statuses.items())
-    ]
-    exits = Counter(outcome.exit_index for outcome in answers)
-    records += [
-        Record(name="exit_share", unit="1", value=count / len(answers), labels={**labels, "exit": exit_index})
-        for exit_index, count in sorted(exits.items())
-    ]
-    return records
+        measured.outcomes[load] = loader(
+            count=requests, per_second=float(load) * capacity, deadline_ms=measured.deadline_ms, seed=seed
+        )
+    return measured
 
 
 if __name__ == "__main__":

@@ -117,15 +117,17 @@ def serve_table(path: Path) -> str:
     }
     rows = [["load", *(heading for heading, _ in columns.values())]]
     for load in dict.fromkeys(r["labels"]["load"] for r in _named(report, "inside_deadline")):
-        values = {r["name"]: r["value"] for r in report["records"] if r.get("labels", {}).get("load") == load}
-        rows.append([load, *(_short(values[name] * scale) for name, (_, scale) in columns.items())])
+        of_load = {r["name"]: r for r in report["records"] if r.get("labels", {}).get("load") == load}
+        rows.append([load, *(_with_range(of_load[name], scale) for name, (_, scale) in columns.items())])
     (alone,), (capacity,), (deadline,) = (_named(report, name) for name in ("latency_alone", "capacity", "deadline"))
     settings = report["settings"]
     return (
         f"`{settings['model']}`, {settings['image_size']} x {settings['image_size']}, {settings['requests']} requests "
-        f"a load, which arrive as a Poisson process from another process of the same machine; exit 11 alone takes "
+        f"a load in {settings['rounds']} rounds (in brackets the least and the most of a round), which arrive as a "
+        f"Poisson process from another process of the same machine; exit 11 alone takes "
         f"{alone['value']:.0f} ms ({alone['min']:.0f} to {alone['max']:.0f}, {alone['repetitions']} requests), the "
-        f"deadline is {deadline['value']:.0f} ms, a load of 1 is {capacity['value']:.1f} requests a second; "
+        f"deadline is {deadline['value']:.0f} ms ({deadline['min']:.0f} to {deadline['max']:.0f}), a load of 1 is "
+        f"{capacity['value']:.1f} requests a second ({capacity['min']:.1f} to {capacity['max']:.1f}); "
         f"{_origin(report)}.\n\n"
         f"{_markdown(rows)}"
     )
@@ -202,6 +204,13 @@ def _percent(value: float) -> str:
 
 def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _with_range(record: dict[str, Any], scale: float) -> str:
+    text = _short(record["value"] * scale)
+    if "min" not in record:
+        return text
+    return f"{text} ({_short(record['min'] * scale)} to {_short(record['max'] * scale)})"
 
 
 def _markdown(rows: list[list[str]]) -> str:

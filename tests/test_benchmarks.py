@@ -145,11 +145,12 @@ def test_the_service_s_benchmark_writes_its_records(tmp_path: Path) -> None:
     records = _run_plainly("serve", tmp_path, "--bundle", str(bundle), "--requests", "20")
 
     of_loads = {_labels(load=load) for load in ("0.3", "0.7", "2.0")}
-    names = ("requests", "inside_deadline", "answered", "mean_exit", "latency", "latency_p99", "mean_batch")
-    assert all(records[name] == of_loads for name in names)
+    assert all(records[name] == of_loads for name in ("requests", "inside_deadline", "answered"))
+    # So small a model has so short a deadline that a busy machine may answer nobody.
+    assert all(records[name] <= of_loads for name in ("mean_exit", "latency", "latency_p99", "mean_batch"))
     assert records["latency_alone"] == records["capacity"] == {_labels(exit=2)}
     assert records["deadline"] == {_labels()}
-    assert of_loads == {frozenset(each for each in labels if each[0] == "load") for labels in records["exit_share"]}
+    assert of_loads == {frozenset(each for each in labels if each[0] == "load") for labels in records["status"]}
 
 
 @pytest.mark.slow

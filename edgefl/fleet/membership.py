@@ -57,7 +57,7 @@ class Membership:
         self._heart = threading.Thread(target=self._beat, name="edgefl-heartbeat", daemon=True)
 
     def join(self) -> None:
-        """Register, activate and keep the heart beating in a thread of its own.
+        """Register, activate and keep the heart beating in a thread, until `leave` or the transport's `stop`.
 
         Raises:
             NotActiveError: If the server does not know this device's key, or another process uses it.
@@ -140,7 +140,7 @@ class Membership:
 
     def _beat(self) -> None:
         pause_seconds = self._heartbeat_seconds * _BEAT_FRACTION
-        while not self._left.wait(pause_seconds):
+        while not (self._left.wait(pause_seconds) or self._transport.stop.is_set()):
             try:
                 self._send_heartbeat()
                 pause_seconds = self._heartbeat_seconds * _BEAT_FRACTION

@@ -67,21 +67,22 @@ class BatchCosts(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 def batch_size(costs: BatchCosts, left: Sequence[float]) -> int:
-    """Say how many requests to answer together.
+    """Say how many requests to answer together, for the most exits of all that wait.
 
     Args:
         costs: Of batches.
         left: Time left to each request that waits, rising; the first is answered in any case.
 
     Returns:
-        How many of the first ones: as many as pay, but so few that the shallowest exit is in time for all of them.
+        How many of the first ones, at most as many as pay; of sizes that are alike the largest, which is done soonest.
     """
-    size = 1
-    while size < min(len(left), costs.most):
-        if costs.times(size + 1)[0] + costs.answer_time(size + 1) > left[0]:
-            break
-        size += 1
-    return size
+
+    def exits(size: int) -> float:
+        times, answer = costs.times(size), costs.answer_time(size)
+        own = [max(_reach(times, one - answer), 0) for one in left[:size]]
+        return _best(costs, size, (0.0, 0), own, left[size:])[0]
+
+    return max(range(1, _together(costs, left) + 1), key=lambda size: (exits(size), size))
 
 
 def best_stop(
@@ -101,30 +102,52 @@ def best_stop(
         The place of the exit at which the last of them should be answered: `place` to stop now.  Requests whose own
         time is over before are answered earlier.
     """
-    times = costs.times(size)
-    own = [min(_reach(times, place, left, costs.answer_time(size)), limit) for left, limit in running]
+    times, answer = costs.times(size), costs.answer_time(size)
+    reached = times[place]
+    own = [min(max(_reach(times, reached + left - answer), place), limit) for left, limit in running]
+    return _best(costs, size, (reached, place), own, waiting)[1]
+
+
+def _best(
+    costs: BatchCosts, size: int, start: tuple[float, int], own: Sequence[int], waiting: Sequence[float]
+) -> tuple[float, int]:
+    """Return the most exits that a batch and those that wait reach together, and the exit where the batch then ends.
+
+    Args:
+        costs: Of batches.
+        size: Samples of the batch.
+        start: Its time so far, and the first exit where it may end.
+        own: The deepest exit of each request in it that is not answered yet.
+        waiting: Time left to each request that waits, rising; those count that the next batch would take.
+    """
+    (begun, first), times, answer = start, costs.times(size), costs.answer_time(size)
     deepest = max(own)
     if not waiting:
-        return deepest
-    together = batch_size(costs, waiting)
-    theirs, answer = costs.times(together), costs.answer_time(together)
-    best, best_value = place, float("-inf")
-    for stop in range(place, deepest + 1):
-        busy = times[stop] - times[place] + costs.answer_time(size)
-        value = sum(min(stop, reach) for reach in own)
+        return sum(own), deepest
+    together = _together(costs, waiting)
+    theirs, their_answer = costs.times(together), costs.answer_time(together)
+    best, best_exits = first, float("-inf")
+    for stop in range(first, deepest + 1):
+        busy = times[stop] - begun + answer
+        exits = float(sum(min(stop, reach) for reach in own))
         for one in waiting[:together]:
-            reach = _reach_from_start(theirs, one - busy - answer)
-            value += reach if reach >= 0 else -_LOST
-        if value >= best_value:  # of stops that are alike the deepest: who waits now may be gone, who came may not
-            best, best_value = stop, value
-    return best
+            reach = _reach(theirs, one - busy - their_answer)
+            exits += reach if reach >= 0 else -_LOST
+        if exits >= best_exits:  # of stops that are alike the deepest: who waits now may be gone, who came may not
+            best, best_exits = stop, exits
+    return best_exits, best
 
 
-def _reach(times: Sequence[float], place: int, left: float, answer: float) -> int:
-    """Return the deepest exit from `place` on that leaves time for its answer; `place` where none does."""
-    return max(bisect_right(times, times[place] + left - answer) - 1, place)
+def _together(costs: BatchCosts, left: Sequence[float]) -> int:
+    """Return how many of the first ones pay together, but so few that exit 0 is in time for all of them; at least 1."""
+    size = 1
+    while size < min(len(left), costs.most):
+        if costs.times(size + 1)[0] + costs.answer_time(size + 1) > left[0]:
+            break
+        size += 1
+    return size
 
 
-def _reach_from_start(times: Sequence[float], left: float) -> int:
-    """Return the deepest exit that a batch reaches in so much time; -1 for none."""
+def _reach(times: Sequence[float], left: float) -> int:
+    """Return the deepest exit that is reached in so much time from the start; -1 for none."""
     return bisect_right(times, left) - 1

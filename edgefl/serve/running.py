@@ -23,8 +23,8 @@ __all__ = ["Running"]
 _NEVER = 1.0
 """No confidence reaches it."""
 
-_SLACK = 1.25
-"""How much longer than expected a single step may take before an answer is late for it."""
+_RISK = 2.0
+"""A step may take so many times what is expected: where that would be too late, an answer is put by before it."""
 
 
 class Running:
@@ -62,6 +62,7 @@ class Running:
         self._times = costs.times(self._size)
         self._place, self._since, self._answered = -1, time.monotonic(), False
         self._ending: dict[int, Reason] = {}
+        self._put_by: set[int] = set()
 
     def is_abandoned(self) -> bool:
         """Say whether nobody wants an answer any more."""
@@ -71,8 +72,8 @@ class Running:
         """Decide at an exit that is reached who is answered there, and return whether anybody may be."""
         now = time.monotonic()
         self._note(now)
-        self._ending = self._endings(now)
-        return bool(self._ending) or any(
+        self._decide(now)
+        return bool(self._ending or self._put_by) or any(
             ticket.every_exit or self._thresholds[row].get(exit_index, _NEVER) < _NEVER
             for row, ticket in self.tickets.items()
         )
@@ -85,7 +86,7 @@ class Running:
         for row, ticket in list(self.tickets.items()):
             certain = sure_enough(self._thresholds[row], prediction.exit_index, float(sure[row]))
             stopped = self._ending.get(row) or certain
-            if stopped is not None or ticket.every_exit:
+            if stopped is not None or ticket.every_exit or row in self._put_by:
                 answer = ExitAnswer(
                     exit_index=prediction.exit_index,
                     label=int(prediction.logits[row].argmax()),
@@ -120,27 +121,35 @@ class Running:
         self._pace.note(1000.0 * (now - self._since), expected)
         self._since, self._answered = now, False
 
-    def _endings(self, now: float) -> dict[int, Reason]:
-        """Return why each request ends at this exit, of those that do."""
+    def _decide(self, now: float) -> None:
+        """Work out which requests end at this exit and why, and for which ones its answer is put by."""
         active = {row: ticket for row, ticket in self.tickets.items() if not ticket.cancelled}
+        self._ending, self._put_by = {}, set()
         if not active:
-            return {}
+            return
         left = {row: self._pace.left_ms(ticket.deadline, now) for row, ticket in active.items()}
         running = [(left[row], self._exits.index(ticket.decision.exit_index)) for row, ticket in active.items()]
         waiting = [self._pace.left_ms(deadline, now) for deadline in self._waiting()]
         stop = best_stop(self._costs, self._size, self._place, running, waiting)
-        found = {row: self._ending_of(ticket, left[row], stop) for row, ticket in active.items()}
-        return {row: reason for row, reason in found.items() if reason is not None}
+        for row, ticket in active.items():
+            if self._exits[self._place] < ticket.least_exit:
+                continue
+            if (ended := self._ending_of(ticket, left[row], stop)) is not None:
+                self._ending[row] = ended
+            elif self._next_takes(_RISK) > left[row]:
+                self._put_by.add(row)
 
     def _ending_of(self, ticket: Ticket, left: float, stop: int) -> Reason | None:
-        here, decision = self._exits[self._place], ticket.decision
-        if here < ticket.least_exit:
-            return None
-        if (ended := end_of_decision(decision, here)) is not None:
+        here = self._exits[self._place]
+        if (ended := end_of_decision(ticket.decision, here)) is not None:
             return ended
-        next_takes = self._times[self._place + 1] - self._times[self._place]
-        if _SLACK * next_takes + self._costs.answer_time(self._size) > left:
+        if self._next_takes() > left:
             return Reason(rule="deadline", exit_index=here, text="the next exit would be late")
         if self._place >= stop:
             return Reason(rule="load", exit_index=here, text="others wait for their answers")
         return None
+
+    def _next_takes(self, longer: float = 1.0) -> float:
+        """Return what the next exit's answer takes, and the one that is put by here before."""
+        step = self._times[self._place + 1] - self._times[self._place]
+        return longer * step + 2.0 * self._costs.answer_time(self._size)

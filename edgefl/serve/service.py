@@ -111,7 +111,7 @@ class AnytimeService(AnytimeServicer):
         self._engine.submit(ticket)
         try:
             is_first = True
-            async for served in _until_stopped(found):
+            async for served in self._until_stopped(found, math.inf if every_exit else deadline):
                 # Later ones wait for a client that reads slowly, which says nothing of this device.
                 if is_first:
                     waited = 1000.0 * (time.monotonic() - arrived) - served.answer.elapsed_ms
@@ -122,6 +122,19 @@ class AnytimeService(AnytimeServicer):
                 yield served
         finally:
             ticket.cancelled = True
+
+    async def _until_stopped(self, found: asyncio.Queue[Served | Exception], deadline: float) -> AsyncIterator[Served]:
+        """Yield what the engine hands out; at the last moment before the deadline, what was put by is the answer."""
+        put_by = _answer(await found.get())
+        yield put_by
+        while put_by.answer.stopped is None:
+            last_moment = None if deadline == math.inf else deadline - self._engine.pace.send_ms / 1000.0
+            try:
+                async with asyncio.timeout_at(last_moment):
+                    put_by = _answer(await found.get())
+            except TimeoutError:
+                put_by = put_by.as_last()
+            yield put_by
 
     def _check_busy(self) -> None:
         if self._under_way > self._most_requests:
@@ -136,14 +149,10 @@ async def _end(context: _Context, code: grpc.StatusCode, text: str) -> None:
         raise asyncio.CancelledError from error
 
 
-async def _until_stopped(found: asyncio.Queue[Served | Exception]) -> AsyncIterator[Served]:
-    while True:
-        item = await found.get()
-        if isinstance(item, Exception):
-            raise item
-        yield item
-        if item.answer.stopped is not None:
-            return
+def _answer(item: Served | Exception) -> Served:
+    if isinstance(item, Exception):
+        raise item
+    return item
 
 
 def _status(error: Exception) -> tuple[grpc.StatusCode, str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from edgefl.policy import Decision
+from edgefl.policy import Decision, Reason
 from edgefl.predict.predictor import ExitAnswer
 from edgefl.runtime.weights import FloatArray
 
@@ -28,6 +28,11 @@ class Served:
     batch: int
     adapter_sha256: str
 
+    def as_last(self) -> Served:
+        """Return it as the request's answer, since a deeper exit's did not come in time."""
+        reason = Reason(rule="deadline", exit_index=self.answer.exit_index, text="the next exit was not ready in time")
+        return replace(self, answer=replace(self.answer, stopped=reason))
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Ticket:
@@ -41,7 +46,8 @@ class Ticket:
         every_exit: Whether it wants an answer at every exit.
         arrived: When, by `time.monotonic`.
         deadline: When an answer is of no use any more, by the same clock; infinite where there is none.
-        deliver: Takes each answer, the last of which says why it stopped; or one error.  Called in the engine's thread.
+        deliver: Takes answers, of which the last says why it stopped, or one error; called in the engine's thread.  An
+            answer that does not say why was asked for, or is put by for the case that the next one is late.
         cancelled: Whether nobody wants an answer any more.
     """
 

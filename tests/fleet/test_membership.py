@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,16 @@ def test_heartbeats_go_on_after_a_failure(fleet: LoopbackFleet, server: HttpServ
     fleet.refusals["send-node-heartbeat"] = [500, 503]
     with device.start(heartbeat_seconds=0.05):
         wait_until(lambda: asked(server, "send-node-heartbeat") >= 4, 10, "heartbeats go on")
+
+
+def test_a_process_that_is_told_to_stop_beats_no_more(device: Device) -> None:
+    before = set(threading.enumerate())
+    node = device.start(heartbeat_seconds=0.05)
+    node.join()
+    (heart,) = (thread for thread in set(threading.enumerate()) - before if thread.name == "edgefl-heartbeat")
+    device.stop.set()
+    heart.join(10)
+    assert not heart.is_alive()
 
 
 def test_a_device_that_the_operator_registered_joins_where_devices_may_not_register(

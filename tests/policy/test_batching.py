@@ -35,14 +35,21 @@ def test_as_many_pay_together_as_take_less_time_each() -> None:
         ([FOREVER], 1),
         ([FOREVER] * 3, 3),
         ([FOREVER] * 9, 4),
-        # Exit 0 and its answer take 11, 16, 18.5 and 21 ms.
-        ([16.0, 100.0, 100.0, 100.0], 2),
-        ([15.9, 100.0, 100.0, 100.0], 1),
+        # Exit 0 and its answer take 11, 16, 18.5 and 21 ms; whoever comes after that is too late.
+        ([21.0, 21.0, 21.0, 21.0], 4),
+        ([16.0, 17.0, 17.0, 17.0], 2),
+        ([15.9, 17.0, 17.0, 17.0], 1),
         ([5.0, 100.0], 1),
-        ([21.0, 100.0, 100.0, 100.0], 4),
+        # Together exit 2 each, after 45 + 1 ms.  One after the other: exit e and its answer take 10 e + 11 ms, of which
+        # 55 leave 44 - 10 e, enough for exit 3 - e and its answer: 3 exits in all, less than 4.
+        ([55.0, 55.0], 2),
+        # Together exits 0 and 2.  The first alone at exit 0 leaves 44 ms to the second, enough for exit 3.
+        ([25.0, 55.0], 1),
+        # The first alone at exit 1 leaves 79 ms to the others: exit 3 for all three, after 70 + 1.
+        ([21.0, 100.0, 100.0, 100.0], 1),
     ],
 )
-def test_a_batch_is_as_large_as_pays_and_lets_the_first_be_answered(left: list[float], size: int) -> None:
+def test_a_batch_is_as_large_as_gives_all_together_the_most_exits(left: list[float], size: int) -> None:
     assert batch_size(COSTS, left) == size
 
 

@@ -87,8 +87,7 @@ def test_where_nothing_can_be_written_training_goes_on_without(
     with FeatureCache(tmp_path / "missing", budget_bytes=10**6) as cache, caplog.at_level(logging.WARNING):
         found = trained(Counted(), cache)
 
-    assert "no more features are kept" in caplog.text
-    assert len(caplog.records) == 1
+    assert caplog.text.count("no more features are kept") == 1
     expected = trained(Counted(), None)
     assert all(np.allclose(found[name], expected[name], atol=1e-6) for name in expected)
 
@@ -110,7 +109,7 @@ def test_a_disk_that_fills_gets_back_what_was_kept_and_training_goes_on(
         found = trained(Counted(), cache)
         assert (cache.used_bytes, cache._tables) == (0, {})
 
-    assert len(caplog.records) == 1
+    assert caplog.text.count("no more features are kept") == 1
     for name, array in trained(Counted(), None).items():
         np.testing.assert_allclose(found[name], array, atol=2e-6)
 

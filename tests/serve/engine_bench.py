@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ class Counting(CallBoundary):
 
     calls: int = 0
     first: list[Callable[[], None]] = field(default_factory=list)
+    held_at: int | None = None
+    free: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         CallBoundary.__init__(self)
@@ -39,6 +42,8 @@ class Counting(CallBoundary):
         self.calls += 1
         while self.first:
             self.first.pop()()
+        if self.calls == self.held_at:
+            assert self.free.wait(60)
         super().__call__()
 
 

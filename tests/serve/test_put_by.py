@@ -1,0 +1,64 @@
+"""At the last moment before the deadline, the answer that was put by is sent (edgefl/serve/service.py)."""
+
+from __future__ import annotations
+
+import asyncio
+from queue import Queue
+
+import grpc
+import numpy as np
+
+from edgefl.policy import Decision, Rules
+from edgefl.policy.batching import BatchCosts
+from edgefl.runtime.model import Model
+from edgefl.serve import predict_pb2 as pb
+from edgefl.serve.engine import Engine
+from edgefl.serve.metrics import Metrics
+from edgefl.serve.predict_pb2_grpc import AnytimeStub, add_AnytimeServicer_to_server
+from edgefl.serve.requests import Requests
+from edgefl.serve.service import AnytimeService
+from edgefl.signals import TraceSource
+from tests.golden_bundle import random_samples
+from tests.serve.engine_bench import Counting, running_engine, ticket
+
+SECONDS = 2.0
+# The next exit takes more than half the time: it fits, but only if nothing comes in between.
+TIGHT = BatchCosts(sizes=(1,), reached=((100.0, 1300.0, 2500.0),), answer=(0.0,))
+
+
+async def answer_of(engine: Engine, model: Model) -> pb.Answer:
+    metrics = Metrics(queue_length=lambda: 0, pace=lambda: 1.0, version=lambda: 0)
+    requests = Requests(model, TraceSource([], clock=lambda: 0.0), Rules(), most_pixels=1)
+    service = AnytimeService(requests, engine, metrics, most_requests=1)
+    server = grpc.aio.server()
+    add_AnytimeServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        sample = pb.Sample(values=random_samples(1)[0].astype("<f4").tobytes())
+        answer: pb.Answer = await AnytimeStub(channel).Predict(pb.PredictRequest(sample=sample), timeout=SECONDS)
+    await server.stop(0)
+    service.close()
+    return answer
+
+
+def calls_to_exit_0(engine: Engine, boundary: Counting) -> int:
+    found: Queue[object] = Queue()
+    before = boundary.calls
+    engine.submit(ticket(found, decision=Decision(exit_index=0, thresholds={}, reasons=())))
+    found.get(timeout=60)
+    return boundary.calls - before
+
+
+def test_a_step_that_takes_longer_than_all_the_time_that_is_left_costs_no_answer() -> None:
+    with running_engine(TIGHT) as (engine, model, boundary):
+        calls = calls_to_exit_0(engine, boundary)
+        boundary.held_at = boundary.calls + calls + 1
+        try:
+            answer = asyncio.run(answer_of(engine, model))
+        finally:
+            boundary.free.set()
+
+    assert (answer.exit, answer.stop_reason) == (0, "deadline")
+    expected = next(model.infer(random_samples(1)[0], 0))
+    np.testing.assert_allclose(answer.logits, expected.logits[0], rtol=1e-5)
