@@ -70,7 +70,7 @@ class AnytimeService(AnytimeServicer):
     ) -> AsyncIterator[Served]:
         """Yield answers until the one that has a reason to stop; end the call with a status where there is none."""
         arrived, left = time.monotonic(), context.time_remaining()
-        deadline = math.inf if left is None else arrived + left
+        deadline = math.inf if left is None else arrived + left - _rounded_up_seconds(left)
         self._under_way += 1
         try:
             async with aclosing(self._served(request, arrived, deadline, every_exit=every_exit)) as answers:
@@ -147,6 +147,14 @@ async def _end(context: _Context, code: grpc.StatusCode, text: str) -> None:
         await context.abort(code, text)
     except grpc.aio.InternalError as error:
         raise asyncio.CancelledError from error
+
+
+def _rounded_up_seconds(left: float) -> float:
+    """Return by how much gRPC may have rounded up the time that a client allows.
+
+    Most clients send whole milliseconds below a second, tens of milliseconds below ten seconds, and so on.
+    """
+    return 0.01 * 10.0 ** math.floor(math.log10(max(left, 0.1)))
 
 
 def _answer(item: Served | Exception) -> Served:
