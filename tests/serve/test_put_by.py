@@ -22,8 +22,8 @@ from tests.golden_bundle import random_samples
 from tests.serve.engine_bench import Counting, running_engine, ticket
 
 SECONDS = 3.0
-# Answers take 0 to 0.7 s on their way out, 0.35 s on average, which is the deviation, too: of 3 s, 0.35 + 4 x 0.35 s are
-# kept.  In what is left the next exit fits, but only if nothing comes in between.  0.7 s before the end it is too late.
+# Answers take 0 or 0.7 s on their way out, 0.35 s on average, which is the deviation, too: of 3 s, 0.35 + 4 x 0.35 s
+# are kept.  In what is left the next exit fits, but only if nothing comes in between.  0.7 s before the end it is late.
 UNSTEADY_MS = (0.0, 700.0)
 TIGHT = BatchCosts(sizes=(1,), reached=((100.0, 900.0, 1700.0),), answer=(0.0,))
 
