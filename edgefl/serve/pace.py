@@ -6,8 +6,8 @@ __all__ = ["Pace"]
 
 _NEWEST_SHARE = 0.1
 _FASTEST, _SLOWEST = 0.5, 20.0
-_NETWORK_MS = 2.0
-"""A millisecond each way, as measured between two processes of a busy device with two cores."""
+_NETWORK_MS = 3.0
+"""Both ways; two left one answer in a hundred late between two processes of a busy device with two cores."""
 
 _DEVIATIONS = 4.0
 """As TCP waits for an answer (RFC 6298): the smoothed mean and four smoothed deviations are seldom exceeded."""

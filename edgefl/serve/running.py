@@ -63,6 +63,7 @@ class Running:
         self._place, self._since, self._answered = -1, time.monotonic(), False
         self._ending: dict[int, Reason] = {}
         self._put_by: set[int] = set()
+        self._has_answer: set[int] = set()
 
     def is_abandoned(self) -> bool:
         """Say whether nobody wants an answer any more."""
@@ -95,6 +96,7 @@ class Running:
                     stopped=stopped,
                 )
                 logits = np.array(prediction.logits[row])
+                self._has_answer.add(row)
                 ticket.deliver(
                     Served(answer=answer, logits=logits, batch=self._size, adapter_sha256=self._adapter.sha256)
                 )
@@ -134,22 +136,23 @@ class Running:
         for row, ticket in active.items():
             if self._exits[self._place] < ticket.least_exit:
                 continue
-            if (ended := self._ending_of(ticket, left[row], stop)) is not None:
+            if (ended := self._ending_of(row, left[row], stop)) is not None:
                 self._ending[row] = ended
-            elif self._next_takes(_RISK) > left[row]:
+            elif row not in self._has_answer and self._next_takes(row, _RISK) > left[row]:
                 self._put_by.add(row)
 
-    def _ending_of(self, ticket: Ticket, left: float, stop: int) -> Reason | None:
+    def _ending_of(self, row: int, left: float, stop: int) -> Reason | None:
         here = self._exits[self._place]
-        if (ended := end_of_decision(ticket.decision, here)) is not None:
+        if (ended := end_of_decision(self.tickets[row].decision, here)) is not None:
             return ended
-        if self._next_takes() > left:
+        if self._next_takes(row) > left:
             return Reason(rule="deadline", exit_index=here, text="the next exit would be late")
         if self._place >= stop:
             return Reason(rule="load", exit_index=here, text="others wait for their answers")
         return None
 
-    def _next_takes(self, longer: float = 1.0) -> float:
-        """Return what the next exit's answer takes, and the one that is put by here before."""
+    def _next_takes(self, row: int, longer: float = 1.0) -> float:
+        """Return what the next exit's answer takes, and the one that is put by here before if there is none yet."""
         step = self._times[self._place + 1] - self._times[self._place]
-        return longer * step + 2.0 * self._costs.answer_time(self._size)
+        answers = 1.0 if row in self._has_answer else 2.0
+        return longer * step + answers * self._costs.answer_time(self._size)
