@@ -85,9 +85,9 @@ def served(folder: Path, memory: str, threads: int) -> Iterator[str]:
 @click.option("--img-size", type=int, default=224, show_default=True, help="Pixels of a sample's side.")
 @click.option("--classes", type=click.IntRange(2), default=100, show_default=True, help="Number of classes.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="One with exits 0-11, instead of an export.")
-@click.option("--requests", type=click.IntRange(10), default=600, show_default=True, help="Of each load, in all.")
+@click.option("--requests", type=click.IntRange(10), default=960, show_default=True, help="Of each load, in all.")
 @click.option(
-    "--rounds", type=click.IntRange(1), default=4, show_default=True, help="Each measures deadline and capacity."
+    "--rounds", type=click.IntRange(1), default=8, show_default=True, help="Each measures deadline and capacity."
 )
 @click.option("--memory", type=click.Choice(["lean", "balanced", "fast"]), default="fast", show_default=True)
 @click.option("--threads", type=click.IntRange(1, 1024), default=2, show_default=True, help="Of the service.")
