@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgefl.bundle.adapter import Adapter
 from edgefl.bundle.folder import Bundle
-from edgefl.errors import StorageError
+from edgefl.errors import BadInputError, StorageError
 
 __all__ = ["current_adapter", "personal_adapter", "personal_files", "personal_folder", "personal_path"]
 
@@ -56,7 +56,10 @@ def personal_adapter(bundle: Bundle, own: Adapter) -> Adapter | None:
     files = personal_files(bundle.folder)
     path = personal_path(bundle.folder, own)
     if path in files:
-        return bundle.adapter(path)
+        try:
+            return bundle.adapter(path)
+        except BadInputError as error:
+            raise type(error)(f"{error}; `edgefl personalize {bundle.folder} --undo` removes it") from error
     if files:
         logger.warning("%s was made from another global adapter; run edgefl personalize again", files[0])
     return None

@@ -61,12 +61,13 @@ def calibrate(folder: Path, source: str, adapter_path: Path | None, max_loss: fl
     console = Console(stderr=True)
     answered = track(answer(model, samples), "answering", batches(samples), console=console, transient=True)
     outcome = calibrate_exits(adapter, np.concatenate(list(answered), axis=1), samples.labels, costs, max_loss)
-    outcome.calibration.write(bundle.folder)
     print_outcome(outcome, to_stderr=json_path == "-")
     if can_draw():
+        # Before the calibration is in use: where the disk is full, nothing has changed that a command does not tell.
         draw(outcome, picture_path(bundle.folder))
     else:
         click.echo("for a picture of it: pip install 'edgefl[plot]'", err=True)
+    outcome.calibration.write(bundle.folder)
     if json_path:
         settings: dict[str, object] = {"samples": source, "num_samples": len(samples.labels), "max_loss": max_loss}
         settings |= {"bundle": bundle.manifest.bundle_id, "adapter_sha256": outcome.calibration.adapter_sha256}

@@ -95,11 +95,13 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         exit_index: The exit.
+        least_exit: No shallower exit may answer, however late it is.
         thresholds: Shallower exits that may answer instead, each with the confidence at which it may.
         reasons: Of the rules that limit the depth or lift that limit, most limiting first; none at the deepest exit.
     """
 
     exit_index: int
+    least_exit: int = 0
     thresholds: dict[int, float]
     reasons: tuple[Reason, ...]
 
@@ -124,6 +126,7 @@ def choose_exit(
         wanted = _at_most(exits, rules.fixed)
         return Decision(
             exit_index=wanted,
+            least_exit=wanted,
             thresholds={},
             reasons=(Reason(rule="fixed", exit_index=wanted, text=f"exit {rules.fixed} is wanted always"),),
         )
@@ -140,8 +143,9 @@ def choose_exit(
     if rules.min_exit is not None and chosen < (floor := _at_least(exits, rules.min_exit)):
         text = f"never shallower than exit {rules.min_exit}"
         reasons, chosen = [Reason(rule="min_exit", exit_index=floor, text=text), *reasons], floor
-    shallower = [e for e in exits if (rules.min_exit or 0) <= e < chosen]
-    return Decision(exit_index=chosen, thresholds=thresholds_of(shallower, request), reasons=tuple(reasons))
+    least = min(rules.min_exit or 0, chosen)
+    thresholds = thresholds_of([e for e in exits if least <= e < chosen], request)
+    return Decision(exit_index=chosen, least_exit=least, thresholds=thresholds, reasons=tuple(reasons))
 
 
 def thresholds_of(exits: Sequence[int], request: Request) -> dict[int, float]:
@@ -183,7 +187,7 @@ def _heat(exits: Sequence[int], signals: Signals, rules: Rules, previous: int | 
 
 def _cost_limits(costs: Sequence[ExitCost], request: Request) -> Iterator[Reason]:
     if request.deadline_ms is not None:
-        text = f"the answer is wanted in {request.deadline_ms:.4g} ms"
+        text = f"{request.deadline_ms:.4g} ms are left for the answer"
         times = [cost.milliseconds for cost in costs if cost.milliseconds is not None]
         if len(times) < len(costs):
             text = f"{text}, and no costs have been measured yet"

@@ -33,9 +33,11 @@ def why_stop(
     ended = end_of_decision(decision, exit_index) or sure_enough(decision.thresholds, exit_index, confidence)
     if ended is not None:
         return ended
-    more = _time_to_next(costs, exit_index)
-    if request.deadline_ms is not None and more is not None and elapsed_ms + more > request.deadline_ms:
-        text = f"{elapsed_ms:.0f} ms are over, the next exit takes {more:.0f} more of {request.deadline_ms:.4g} ms"
+    if request.deadline_ms is None or exit_index < decision.least_exit:
+        return None
+    more, left = _time_to_next(costs, exit_index), request.deadline_ms - elapsed_ms
+    if more is not None and more > left:
+        text = f"the next exit takes {more:.3g} ms, and {max(left, 0.0):.3g} ms are left"
         return Reason(rule="deadline", exit_index=exit_index, text=text)
     return None
 

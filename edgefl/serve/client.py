@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from edgefl.serve import predict_pb2 as pb
 from edgefl.serve.predict_pb2_grpc import AnytimeStub
 
 __all__ = ["Answer", "DeadlineError", "PredictClient"]
+
+_LONGEST_SECONDS = 1e8
+"""gRPC takes what is much longer as over already; who waits three years waits for the deepest exit."""
 
 
 class DeadlineError(EdgeFLError):
@@ -64,6 +68,7 @@ class PredictClient:
         key: Its private key, PEM.
 
     Raises:
+        BadInputError: If there is a certificate without `ca`, or the token cannot be sent.
         StorageError: If a file cannot be read.
     """
 
@@ -76,6 +81,10 @@ class PredictClient:
         certificate: Path | None = None,
         key: Path | None = None,
     ) -> None:
+        if ca is None and (certificate or key):
+            raise BadInputError("a certificate of the client is of use with TLS only; pass the service's ca, too")
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise BadInputError("the token has characters that no header can carry; expected printable ASCII")
         if ca is None:
             self._channel = grpc.insecure_channel(address)
         else:
@@ -159,6 +168,9 @@ def _request(
         request.image = _read(image)
     elif isinstance(image, bytes):
         request.image = image
+    elif not isinstance(image, np.ndarray) or not image.size:
+        what = "an empty array" if isinstance(image, np.ndarray) else f"a {type(image).__name__}"
+        raise BadInputError(f"the image is {what}; pass a Path, the bytes of a file, or an array")
     elif image.dtype == np.float32 and image.ndim == 3:
         request.sample.values = np.ascontiguousarray(image, "<f4").tobytes()
     elif image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
@@ -180,7 +192,12 @@ def _read(path: Path) -> bytes:
 
 
 def _seconds(deadline_ms: float | None) -> float | None:
-    return None if deadline_ms is None else deadline_ms / 1000.0
+    if deadline_ms is None:
+        return None
+    seconds = float(deadline_ms) / 1000.0  # numpy's narrow types would round the time of day
+    if math.isnan(seconds):
+        raise BadInputError("deadline_ms is NaN, expected a number of milliseconds, or None")
+    return None if seconds > _LONGEST_SECONDS else seconds
 
 
 def _answer(message: pb.Answer) -> Answer:

@@ -18,11 +18,17 @@ class Pace:
 
     Attributes:
         ratio: The ratio, 1 as measured, more where everything takes longer.
+        newest: The same of the newest step alone.
     """
 
     def __init__(self) -> None:
-        self.ratio = 1.0
+        self.ratio = self.newest = 1.0
         self._delivery, self._deviation = 1.0, 0.5
+
+    @property
+    def strain(self) -> float:
+        """How much longer than `ratio` says the next step may well take, at least 1: as long as the newest one."""
+        return max(self.newest / self.ratio, 1.0)
 
     @property
     def send_ms(self) -> float:
@@ -39,8 +45,8 @@ class Pace:
 
     def note(self, took_ms: float, expected_ms: float) -> None:
         """Learn from a step of the engine."""
-        newest = min(max(took_ms / max(expected_ms, 1e-6), _FASTEST), _SLOWEST)
-        self.ratio += _NEWEST_SHARE * (newest - self.ratio)
+        self.newest = min(max(took_ms / max(expected_ms, 1e-6), _FASTEST), _SLOWEST)
+        self.ratio += _NEWEST_SHARE * (self.newest - self.ratio)
 
     def note_delivery(self, took_ms: float) -> None:
         """Learn how long an answer waited for the service to take it from the engine."""

@@ -57,7 +57,8 @@ class AnytimeServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PredictStream(self, request, context):
-        """Answers at every exit, each as soon as it is ready; the last one has a stop_reason.
+        """Answers at every exit from min_exit on, each as soon as it is ready; the last one has a stop_reason.  Where the time
+        is over before a deeper exit is ready, the newest answer comes again as the last one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

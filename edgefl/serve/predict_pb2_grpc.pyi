@@ -33,7 +33,9 @@ class AnytimeStub:
         edgefl.serve.predict_pb2.PredictRequest,
         edgefl.serve.predict_pb2.Answer,
     ]
-    """Answers at every exit, each as soon as it is ready; the last one has a stop_reason."""
+    """Answers at every exit from min_exit on, each as soon as it is ready; the last one has a stop_reason.  Where the time
+    is over before a deeper exit is ready, the newest answer comes again as the last one.
+    """
 
 class AnytimeAsyncStub:
     Predict: grpc.aio.UnaryUnaryMultiCallable[
@@ -46,7 +48,9 @@ class AnytimeAsyncStub:
         edgefl.serve.predict_pb2.PredictRequest,
         edgefl.serve.predict_pb2.Answer,
     ]
-    """Answers at every exit, each as soon as it is ready; the last one has a stop_reason."""
+    """Answers at every exit from min_exit on, each as soon as it is ready; the last one has a stop_reason.  Where the time
+    is over before a deeper exit is ready, the newest answer comes again as the last one.
+    """
 
 class AnytimeServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -63,6 +67,8 @@ class AnytimeServicer(metaclass=abc.ABCMeta):
         request: edgefl.serve.predict_pb2.PredictRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[edgefl.serve.predict_pb2.Answer], collections.abc.AsyncIterator[edgefl.serve.predict_pb2.Answer]]:
-        """Answers at every exit, each as soon as it is ready; the last one has a stop_reason."""
+        """Answers at every exit from min_exit on, each as soon as it is ready; the last one has a stop_reason.  Where the time
+        is over before a deeper exit is ready, the newest answer comes again as the last one.
+        """
 
 def add_AnytimeServicer_to_server(servicer: AnytimeServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

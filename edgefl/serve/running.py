@@ -75,7 +75,7 @@ class Running:
         self._note(now)
         self._decide(now)
         return bool(self._ending or self._put_by) or any(
-            ticket.every_exit or self._thresholds[row].get(exit_index, _NEVER) < _NEVER
+            _shows(ticket, exit_index) or self._thresholds[row].get(exit_index, _NEVER) < _NEVER
             for row, ticket in self.tickets.items()
         )
 
@@ -87,7 +87,7 @@ class Running:
         for row, ticket in list(self.tickets.items()):
             certain = sure_enough(self._thresholds[row], prediction.exit_index, float(sure[row]))
             stopped = self._ending.get(row) or certain
-            if stopped is not None or ticket.every_exit or row in self._put_by:
+            if stopped is not None or row in self._put_by or _shows(ticket, prediction.exit_index):
                 answer = ExitAnswer(
                     exit_index=prediction.exit_index,
                     label=int(prediction.logits[row].argmax()),
@@ -138,7 +138,7 @@ class Running:
                 continue
             if (ended := self._ending_of(row, left[row], stop)) is not None:
                 self._ending[row] = ended
-            elif row not in self._has_answer and self._next_takes(row, _RISK) > left[row]:
+            elif row not in self._has_answer and self._next_takes(row, _RISK * self._pace.strain) > left[row]:
                 self._put_by.add(row)
 
     def _ending_of(self, row: int, left: float, stop: int) -> Reason | None:
@@ -156,3 +156,8 @@ class Running:
         step = self._times[self._place + 1] - self._times[self._place]
         answers = 1.0 if row in self._has_answer else 2.0
         return longer * step + answers * self._costs.answer_time(self._size)
+
+
+def _shows(ticket: Ticket, exit_index: int) -> bool:
+    """Whether a request is told what this exit answers, although deeper ones follow."""
+    return ticket.every_exit and exit_index >= ticket.least_exit

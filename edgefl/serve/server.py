@@ -150,7 +150,7 @@ def _bind(server: grpc.aio.Server, access: Access) -> str:
         else:
             port = server.add_secure_port(access.listen, credentials)
     except RuntimeError as error:
-        raise RefusedError(f"cannot listen on {access.listen}: {error}; is it taken?") from error
+        raise RefusedError(f"cannot listen on {access.listen}: {error}; is it taken, or its folder missing?") from error
     host = access.listen.rpartition(":")[0]
     return access.listen if access.listen.startswith("unix:") else f"{host}:{port}"
 

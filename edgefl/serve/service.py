@@ -111,7 +111,7 @@ class AnytimeService(AnytimeServicer):
         self._engine.submit(ticket)
         try:
             is_first = True
-            async for served in self._until_stopped(found, math.inf if every_exit else deadline):
+            async for served in self._until_stopped(found, arrived, deadline):
                 # Later ones wait for a client that reads slowly, which says nothing of this device.
                 if is_first:
                     waited = 1000.0 * (time.monotonic() - arrived) - served.answer.elapsed_ms
@@ -123,18 +123,20 @@ class AnytimeService(AnytimeServicer):
         finally:
             ticket.cancelled = True
 
-    async def _until_stopped(self, found: asyncio.Queue[Served | Exception], deadline: float) -> AsyncIterator[Served]:
-        """Yield what the engine hands out; at the last moment before the deadline, what was put by is the answer."""
-        put_by = _answer(await found.get())
-        yield put_by
-        while put_by.answer.stopped is None:
+    async def _until_stopped(
+        self, found: asyncio.Queue[Served | Exception], arrived: float, deadline: float
+    ) -> AsyncIterator[Served]:
+        """Yield what the engine hands out; at the last moment before the deadline, the newest of it is the answer."""
+        newest = _answer(await found.get())
+        yield newest
+        while newest.answer.stopped is None:
             last_moment = None if deadline == math.inf else deadline - self._engine.pace.send_ms / 1000.0
             try:
                 async with asyncio.timeout_at(last_moment):
-                    put_by = _answer(await found.get())
+                    newest = _answer(await found.get())
             except TimeoutError:
-                put_by = put_by.as_last()
-            yield put_by
+                newest = newest.as_last(1000.0 * (time.monotonic() - arrived))
+            yield newest
 
     def _check_busy(self) -> None:
         if self._under_way > self._most_requests:

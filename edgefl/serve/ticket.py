@@ -28,10 +28,10 @@ class Served:
     batch: int
     adapter_sha256: str
 
-    def as_last(self) -> Served:
-        """Return it as the request's answer, since a deeper exit's did not come in time."""
+    def as_last(self, elapsed_ms: float) -> Served:
+        """Return it as the request's answer, so long after it arrived, since a deeper exit's did not come in time."""
         reason = Reason(rule="deadline", exit_index=self.answer.exit_index, text="the next exit was not ready in time")
-        return replace(self, answer=replace(self.answer, stopped=reason))
+        return replace(self, answer=replace(self.answer, elapsed_ms=elapsed_ms, stopped=reason))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -50,6 +50,8 @@ def read_trace(path: Path) -> list[TracePoint]:
         BadInputError: If a line is no point, or goes back in time.
         StorageError: If the file cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise BadInputError(f"{path} is no file; name a recording")  # a pipe would be waited for
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:

@@ -15,7 +15,15 @@ import pytest
 from edgefl.bundle import Adapter, Bundle
 from edgefl.bundle.personal import current_adapter, personal_files, personal_folder, personal_path
 from edgefl.core.folder_lock import locked_folder
-from edgefl.errors import AdapterLayoutError, BadInputError, EdgeFLError, ExitsError, SamplesError, StorageError
+from edgefl.errors import (
+    AdapterLayoutError,
+    BadInputError,
+    EdgeFLError,
+    ExitsError,
+    SamplesError,
+    StorageError,
+    TensorFileError,
+)
 from edgefl.personalize.caches import opened_caches
 from edgefl.personalize.command import personalize
 from edgefl.personalize.kept import held_folder
@@ -366,7 +374,17 @@ def test_ten_samples_are_enough(bundle: Bundle) -> None:
 def test_the_personal_adapter_of_another_bundle_is_refused_and_can_be_undone(bundle: Bundle) -> None:
     save(bundle, personal_path(bundle.folder, bundle.adapter()), trained_adapter(), owner="b" * 64)
 
-    refused(bundle, AdapterLayoutError, "belongs to bundle 'b{64}'", *SAMPLES)
+    refused(bundle, AdapterLayoutError, "belongs to bundle 'b{64}'.*--undo` removes it", *SAMPLES)
+
+    run(bundle, "--undo")
+    run(bundle, *SAMPLES, "--epochs", "1")
+
+
+def test_a_personal_adapter_that_is_damaged_is_refused_and_can_be_undone(bundle: Bundle) -> None:
+    personal_folder(bundle.folder).mkdir()
+    personal_path(bundle.folder, bundle.adapter()).write_bytes(b"short")
+
+    refused(bundle, TensorFileError, "too short.*--undo` removes it", *SAMPLES)
 
     run(bundle, "--undo")
     run(bundle, *SAMPLES, "--epochs", "1")

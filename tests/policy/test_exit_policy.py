@@ -107,7 +107,7 @@ def test_without_measured_costs_a_deadline_is_kept_by_the_shallowest_exit() -> N
     decision = choose_exit(unmeasured, Signals(), Request(deadline_ms=1000.0), Rules())
 
     assert decision.exit_index == 0
-    assert decision.reasons[0].text == "the answer is wanted in 1000 ms, and no costs have been measured yet"
+    assert decision.reasons[0].text == "1000 ms are left for the answer, and no costs have been measured yet"
     assert choose_exit(unmeasured, Signals(), Request(), Rules()).exit_index == 1
 
 

@@ -308,6 +308,15 @@ def test_an_adapter_that_came_while_the_service_was_starting_is_noticed(tmp_path
         assert engine.adapter.sha256 == new.digest()
 
 
+def test_a_step_that_took_long_says_that_the_next_one_may() -> None:
+    pace = Pace()
+    pace.note(30.0, 10.0)
+    # A tenth of the way from 1 to 3 for all steps; 3 for one.
+    assert (pace.ratio, pace.strain) == (pytest.approx(1.2), pytest.approx(3.0 / 1.2))
+    pace.note(10.0, 10.0)
+    assert pace.strain == 1.0
+
+
 def test_the_time_that_is_kept_for_an_answer_s_way_out_follows_what_it_takes() -> None:
     quick, slow = Pace(), Pace()
     for _ in range(100):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from queue import Queue
+from typing import Any
 
 import grpc
 import numpy as np
+import pytest
 
 from edgefl.policy import Decision, Rules
 from edgefl.policy.batching import BatchCosts
@@ -28,7 +30,7 @@ UNSTEADY_MS = (0.0, 700.0)
 TIGHT = BatchCosts(sizes=(1,), reached=((100.0, 900.0, 1700.0),), answer=(0.0,))
 
 
-async def answer_of(engine: Engine, model: Model) -> pb.Answer:
+async def answers_of(engine: Engine, model: Model, *, stream: bool) -> list[pb.Answer]:
     metrics = Metrics(queue_length=lambda: 0, pace=lambda: 1.0, version=lambda: 0)
     requests = Requests(model, TraceSource([], clock=lambda: 0.0), Rules(), most_pixels=1)
     service = AnytimeService(requests, engine, metrics, most_requests=1)
@@ -37,11 +39,15 @@ async def answer_of(engine: Engine, model: Model) -> pb.Answer:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        sample = pb.Sample(values=random_samples(1)[0].astype("<f4").tobytes())
-        answer: pb.Answer = await AnytimeStub(channel).Predict(pb.PredictRequest(sample=sample), timeout=SECONDS)
+        request = pb.PredictRequest(sample=pb.Sample(values=random_samples(1)[0].astype("<f4").tobytes()))
+        stub: Any = AnytimeStub(channel)
+        if stream:
+            answers = [answer async for answer in stub.PredictStream(request, timeout=SECONDS)]
+        else:
+            answers = [await stub.Predict(request, timeout=SECONDS)]
     await server.stop(0)
     service.close()
-    return answer
+    return answers
 
 
 def calls_to_exit_0(engine: Engine, boundary: Counting) -> int:
@@ -52,7 +58,8 @@ def calls_to_exit_0(engine: Engine, boundary: Counting) -> int:
     return boundary.calls - before
 
 
-def test_a_step_that_takes_longer_than_all_the_time_that_is_left_costs_no_answer() -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_step_that_takes_longer_than_all_the_time_that_is_left_costs_no_answer(*, stream: bool) -> None:
     with running_engine(TIGHT) as (engine, model, boundary):
         calls = calls_to_exit_0(engine, boundary)
         for _ in range(50):
@@ -60,10 +67,13 @@ def test_a_step_that_takes_longer_than_all_the_time_that_is_left_costs_no_answer
                 engine.pace.note_delivery(milliseconds)
         boundary.held_at = boundary.calls + calls + 1
         try:
-            answer = asyncio.run(answer_of(engine, model))
+            answers = asyncio.run(answers_of(engine, model, stream=stream))
         finally:
             boundary.free.set()
 
-    assert (answer.exit, answer.stop_reason) == (0, "deadline")
+    # A stream has had it before, as one that a deeper exit follows.
+    assert [(answer.exit, answer.stop_reason) for answer in answers] == [(0, "")] * stream + [(0, "deadline")]
+    # Sent when 0.7 s and a few milliseconds were left.
+    assert answers[-1].elapsed_ms > 1000.0
     expected = next(model.infer(random_samples(1)[0], 0))
-    np.testing.assert_allclose(answer.logits, expected.logits[0], rtol=1e-5)
+    np.testing.assert_allclose(answers[-1].logits, expected.logits[0], rtol=1e-5)

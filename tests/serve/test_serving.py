@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 import signal
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -86,6 +88,7 @@ def test_requests_narrow_what_may_answer(client: PredictClient) -> None:
     assert client.predict(image(), min_confidence=0.0).stop_reason == "confidence"
     assert client.predict(image(), min_confidence=0.0, min_exit=1).exit_index == 1
     assert [answer.exit_index for answer in client.stream(image(), max_exit=0)] == [0]
+    assert [answer.exit_index for answer in client.stream(image(), min_exit=1)] == [1, 2]
 
 
 def test_an_answer_that_nobody_waits_for_to_the_end_can_be_left(client: PredictClient) -> None:
@@ -211,6 +214,30 @@ def test_pixels_are_sent_as_an_image_and_other_arrays_refused(client: PredictCli
     for wrong in (pixels[..., 0], pixels.astype(np.float64), np.zeros((16, 16), np.float32)):
         with pytest.raises(BadInputError, match="expected uint8"):
             client.predict(wrong)
+
+
+@pytest.mark.parametrize("deadline_ms", [math.inf, 1e300, np.float32(60_000), np.float16(60_000)])
+def test_a_deadline_of_any_size_and_type_of_number_is_kept(client: PredictClient, deadline_ms: float) -> None:
+    assert client.predict(image(), deadline_ms=deadline_ms).exit_index == 2
+    assert len(list(client.stream(image(), deadline_ms=deadline_ms))) == 3
+
+
+@pytest.mark.parametrize("wrong", ["seven.png", None, [1, 2], np.zeros((0, 4, 3), np.uint8), bytearray(b"a")])
+def test_what_is_no_image_at_all_is_refused_before_it_is_sent(client: PredictClient, wrong: Any) -> None:
+    with pytest.raises(BadInputError, match="pass a Path, the bytes of a file, or an array"):
+        client.predict(wrong)
+
+
+def test_a_deadline_that_is_no_number_is_refused(client: PredictClient) -> None:
+    with pytest.raises(BadInputError, match="deadline_ms is NaN"):
+        client.predict(image(), deadline_ms=math.nan)
+
+
+def test_a_client_that_could_not_keep_what_it_promises_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="pass the service's ca"):
+        PredictClient("127.0.0.1:1", certificate=tmp_path / "cert.pem", key=tmp_path / "key.pem")
+    with pytest.raises(BadInputError, match="printable ASCII"):
+        PredictClient("127.0.0.1:1", token="two\nlines")  # noqa: S106  # no secret
 
 
 def test_a_file_that_is_not_there_is_said_to_be_so(client: PredictClient, tmp_path: Path) -> None:

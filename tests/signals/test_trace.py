@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,12 @@ def test_a_line_that_is_no_reading_is_refused_by_its_number(tmp_path: Path, line
 
     with pytest.raises(BadInputError, match=fault):
         read_trace(path)
+
+
+def test_a_pipe_is_no_recording(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadInputError, match="is no file"):
+        read_trace(tmp_path / "pipe")
 
 
 def test_a_recording_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
