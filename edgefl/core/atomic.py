@@ -29,7 +29,7 @@ def check_writable(path: Path) -> None:
         raise StorageError(f"cannot write {path}: Permission denied; choose a folder you may write")
 
 
-def write_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+def write_atomically(path: Path, parts: Iterable[bytes | memoryview], mode: int = 0o644) -> None:
     """Write a file under another name, flush it to the disk and rename it into place.
 
     The file is never written into: whoever has the old one mapped keeps the old one.
@@ -37,6 +37,7 @@ def write_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     Args:
         path: The file to create or replace; of a link, what it leads to.
         parts: Its bytes, in order.
+        mode: Its permissions; nobody ever has more.
 
     Raises:
         StorageError: If the folder cannot be written, or something that is no file has that name; nothing is left
@@ -54,8 +55,8 @@ def write_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes private files; these are meant to be read like any other.
-        Path(temporary).chmod(0o644)
+        # mkstemp makes private files; most are meant to be read like any other.
+        Path(temporary).chmod(mode)
         Path(temporary).replace(path)
         _flush_folder(path.parent)
     except OSError as error:

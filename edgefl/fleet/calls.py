@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
@@ -13,6 +13,7 @@ __all__ = [
     "ACTIVATE_NODE",
     "CONFIRM_MESSAGE_RECEIVED",
     "DEACTIVATE_NODE",
+    "FLEET_CALLS",
     "PULL_MESSAGES",
     "PULL_OBJECT",
     "PUSH_MESSAGES",
@@ -56,3 +57,17 @@ CONFIRM_MESSAGE_RECEIVED = Call(
 )
 PUSH_MESSAGES = Call("push-messages", fleet_pb2.PushMessagesRequest, fleet_pb2.PushMessagesResponse)
 PUSH_OBJECT = Call("push-object", fleet_pb2.PushObjectRequest, fleet_pb2.PushObjectResponse)
+
+FLEET_CALLS: tuple[Call[Any, Any], ...] = (
+    REGISTER_NODE,
+    ACTIVATE_NODE,
+    SEND_NODE_HEARTBEAT,
+    DEACTIVATE_NODE,
+    UNREGISTER_NODE,
+    PULL_MESSAGES,
+    PULL_OBJECT,
+    CONFIRM_MESSAGE_RECEIVED,
+    PUSH_MESSAGES,
+    PUSH_OBJECT,
+)
+"""All of them."""

@@ -115,8 +115,8 @@ def _serve(
 ) -> tuple[list[RoundRecord], dict[str, str | int]]:
     """Run the rounds that are left; return them and the facts of the SuperLink they ran on."""
     from edgefl.core.folder_lock import locked_folder
+    from edgefl_server.host.control import Control
     from edgefl_server.host.state import StateFolder
-    from edgefl_server.host.submit import start_run
     from edgefl_server.host.superlink import SuperLink, choose_port
     from edgefl_server.host.watch import Watch
     from edgefl_server.rounds.checkpoint import load_checkpoint
@@ -130,7 +130,8 @@ def _serve(
             say(f"{done} rounds are done already; raise --rounds or choose another --state to go on")
             return [], {}
         watch = Watch(state)
-        with SuperLink(state, port) as superlink, start_run(superlink.address, settings) as started:
+        with SuperLink(state, port) as superlink, Control(superlink.address) as control:
+            started = control.start_run(settings)
             say(f"Clients join at http://{superlink.address}")
             return _show(watch.follow(started, superlink), done, settings.rounds), superlink.facts()
 

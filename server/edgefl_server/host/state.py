@@ -44,6 +44,16 @@ class StateFolder:
         return self.path / "superlink.log"
 
     @property
+    def superlink_database(self) -> Path:
+        """What the SuperLink knows of nodes, runs and messages."""
+        return self.path / "superlink.db"
+
+    @property
+    def devices(self) -> Path:
+        """Which devices were paired, and their tokens."""
+        return self.path / "devices.db"
+
+    @property
     def flower_home(self) -> Path:
         """Flower's own folder, instead of one in the user's home."""
         return self.path / "flwr"

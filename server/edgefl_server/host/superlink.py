@@ -25,6 +25,7 @@ import psutil
 import urllib3
 
 from edgefl.errors import BadInputError, MissingExtraError, RefusedError, UnreachableError
+from edgefl_server.host.authority import Credentials
 from edgefl_server.host.state import StateFolder
 
 __all__ = ["LOOPBACK", "SuperLink", "check_host", "choose_port", "last_lines"]
@@ -77,25 +78,25 @@ class SuperLink:
         address: Host and port.
     """
 
-    def __init__(self, state: StateFolder, port: int) -> None:
+    def __init__(self, state: StateFolder, port: int, credentials: Credentials | None = None) -> None:
         """Prepare a process.
 
         Args:
-            state: Where its log and Flower's own folder go.
+            state: Where its log, its database and Flower's own folder go.
             port: A free port.
+            credentials: For TLS, with which only devices that were registered are served; None for neither.
 
         Raises:
             MissingExtraError: If Flower's command is not installed.
         """
         self.address = f"{LOOPBACK}:{port}"
         self._state = state
-        # Its state stays in memory: devices that find themselves forgotten register again, and a round takes about
-        # half as long as with --database, whose every object is a transaction.
+        self._authority = credentials.authority if credentials else None
         self._command = [
             _find_superlink(state),
-            "--insecure",
             *("--host", LOOPBACK, "--port", str(port)),
             "--disable-runtime-dependency-installation",
+            *_security(state, credentials),
         ]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -161,7 +162,7 @@ class SuperLink:
     def _wait_until_healthy(self, process: subprocess.Popen[bytes]) -> None:
         ends = time.monotonic() + _START_SECONDS
         pause = Event()
-        while not _is_healthy(f"http://{self.address}/health"):
+        while not _is_healthy(self.address, self._authority):
             if process.poll() is not None or time.monotonic() > ends:
                 state = "does not answer" if process.poll() is None else f"ended with code {process.returncode}"
                 raise UnreachableError(
@@ -200,11 +201,28 @@ def _environment(state: StateFolder) -> dict[str, str]:
     )
 
 
-def _is_healthy(url: str) -> bool:
-    try:
-        return urllib3.request("GET", url, timeout=2.0, retries=False).status == 200
-    except urllib3.exceptions.HTTPError:
-        return False
+def _security(state: StateFolder, credentials: Credentials | None) -> list[str]:
+    if credentials is None:
+        # Its state stays in memory: devices that find themselves forgotten register again, and a round takes about
+        # half as long as with --database, whose every object is a transaction.
+        return ["--insecure"]
+    return [
+        *("--ssl-certfile", str(credentials.certificate.resolve())),
+        *("--ssl-keyfile", str(credentials.key.resolve())),
+        *("--ssl-ca-certfile", str(credentials.authority.resolve())),
+        "--enable-supernode-auth",
+        # A device that was registered stays so, and what it is working on still counts after a restart.
+        *("--database", str(state.superlink_database.resolve())),
+    ]
+
+
+def _is_healthy(address: str, authority: Path | None) -> bool:
+    scheme = "https" if authority else "http"
+    with urllib3.PoolManager(ca_certs=str(authority) if authority else None) as pool:
+        try:
+            return pool.request("GET", f"{scheme}://{address}/health", timeout=2.0, retries=False).status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

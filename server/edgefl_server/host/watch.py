@@ -7,8 +7,8 @@ from pathlib import Path
 from threading import Event
 
 from edgefl.errors import EdgeFLError, StorageError, UnreachableError
+from edgefl_server.host.control import Run, RunStatus
 from edgefl_server.host.state import StateFolder
-from edgefl_server.host.submit import Run, RunStatus
 from edgefl_server.host.superlink import SuperLink
 from edgefl_server.rounds.history import RoundRecord, read_round
 

@@ -1,6 +1,6 @@
-"""Start a run on a SuperLink and follow it: the only module that uses Flower's internals.
+"""Tell a SuperLink what to run and whom to let in: the only module that uses Flower's internals.
 
-There is no public way to start a run without an application folder and a configuration file in the user's home.
+There is no public way to do either without an application folder and a configuration file in the user's home.
 What is imported here are thin wrappers of the Control API's public protobuf messages; they are pinned by the version
 range in pyproject.toml and exercised by the test with a real SuperLink.
 """
@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import httpx
 from flwr.cli.build import build_fab_from_files
 from flwr.common.serde import fab_to_proto
-from flwr.proto.control_pb2 import ListRunsRequest, StartRunRequest, StreamLogsRequest
+from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRunRequest, StreamLogsRequest
 from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.error import ApiErrorCode
 from flwr.supercore.fab import Fab
 
 from edgefl.errors import EdgeFLError, UnreachableError
 from edgefl.version import __version__
 from edgefl_server.settings import Settings
 
-__all__ = ["Run", "RunStatus", "start_run"]
+__all__ = ["Control", "Run", "RunStatus"]
 
 _APP = """
 [project]
@@ -96,28 +98,67 @@ class Run:
         return "\n".join(text.splitlines()[-count:])
 
 
-@contextmanager
-def start_run(address: str, settings: Settings) -> Iterator[Run]:
-    """Submit a run of edgefl's ServerApp and keep a connection to follow it.
+class Control:
+    """A connection to a SuperLink's Control API; a context manager that closes it.
 
     Args:
-        address: Host and port of the SuperLink.
-        settings: The run's settings.
-
-    Raises:
-        UnreachableError: If the SuperLink does not answer.
-        EdgeFLError: If it does not take the run.
+        address: Host and port.
+        authority: The certificate that signed the SuperLink's, PEM; None for one without TLS.
     """
-    content = _build_app(settings)
-    fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
-    with ControlHttpClient.from_server_address(address, True, None, interceptors=[]) as client:  # noqa: FBT003  # Flower's
+
+    def __init__(self, address: str, authority: Path | None = None) -> None:
+        self._address = address
+        root = None if authority is None else authority.read_bytes()
+        self._client = ControlHttpClient.from_server_address(address, root is None, root, interceptors=[])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def start_run(self, settings: Settings) -> Run:
+        """Submit a run of edgefl's ServerApp; it can be followed as long as this connection is open.
+
+        Raises:
+            UnreachableError: If the SuperLink does not answer.
+            EdgeFLError: If it does not take the run.
+        """
+        content = _build_app(settings)
+        fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
         try:
-            response = client.StartRun(StartRunRequest(fab=fab_to_proto(fab)))
+            response = self._client.StartRun(StartRunRequest(fab=fab_to_proto(fab)))
         except httpx.HTTPError as error:
-            raise UnreachableError(f"the SuperLink on {address} did not take the run: {error}") from error
+            raise UnreachableError(f"the SuperLink on {self._address} did not take the run: {error}") from error
         if not response.HasField("run_id"):
-            raise EdgeFLError(f"the SuperLink on {address} did not start the run; see its log")
-        yield Run(client, response.run_id)
+            raise EdgeFLError(f"the SuperLink on {self._address} did not start the run; see its log")
+        return Run(self._client, response.run_id)
+
+    def register(self, public_key: bytes) -> None:
+        """Let a device's key in; one that is registered already stays so.
+
+        Args:
+            public_key: SPKI PEM.
+
+        Raises:
+            UnreachableError: If the SuperLink does not answer, or not with what it should.
+        """
+        try:
+            self._client.RegisterNode(RegisterNodeRequest(public_key=public_key))
+        except httpx.HTTPStatusError as error:
+            if not _is_known(error.response):
+                raise UnreachableError(f"the SuperLink on {self._address} does not take a device: {error}") from error
+        except httpx.HTTPError as error:
+            raise UnreachableError(f"the SuperLink on {self._address} does not take a device: {error}") from error
+
+
+def _is_known(response: httpx.Response) -> bool:
+    try:
+        return bool(response.json()["code"] == ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _build_app(settings: Settings) -> bytes:
