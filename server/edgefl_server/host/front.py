@@ -13,7 +13,7 @@ import logging
 import ssl
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from typing import Annotated
 
 import httpx
 import msgspec
@@ -43,8 +43,11 @@ _UPSTREAM_SECONDS = httpx.Timeout(120.0, connect=5.0)
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+_Amount = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one device may ask of the server.
 
     Attributes:
@@ -57,13 +60,13 @@ class Limits:
         attempts_at_once: As many before the average counts.
     """
 
-    body_bytes: int = 6 * 2**20
-    body_seconds: float = 120.0
-    head_seconds: float = 10.0
-    calls_per_second: float = 50.0
-    calls_at_once: int = 200
-    attempts_per_second: float = 0.2
-    attempts_at_once: int = 20
+    body_bytes: _Count = 6 * 2**20
+    body_seconds: _Amount = 120.0
+    head_seconds: _Amount = 10.0
+    calls_per_second: _Amount = 50.0
+    calls_at_once: _Count = 200
+    attempts_per_second: _Amount = 0.2
+    attempts_at_once: _Count = 20
 
 
 class _PairRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
