@@ -6,7 +6,7 @@ RUN := .venv/bin
 # The packages of a device, whose tests must pass where nothing but a device's packages is installed.
 DEVICE_TESTS := $(addprefix tests/,core bundle update runtime measure plan selftest predict samples fleet) \
 	$(addprefix tests/,client calibrate personalize) \
-	$(filter-out tests/attacks/test_hostile_updates.py,$(wildcard tests/attacks/*.py))
+	$(filter-out tests/attacks/test_hostile_updates.py tests/attacks/test_hostile_routes.py,$(wildcard tests/attacks/*.py))
 
 .PHONY: help setup .venv-device demo check test test-fast test-device proto golden clean
 

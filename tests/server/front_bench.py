@@ -25,6 +25,7 @@ from edgefl_server.host.front_server import FrontServer
 from edgefl_server.host.pairing import Pairing
 from edgefl_server.host.state import StateFolder
 from edgefl_server.host.superlink import SuperLink, choose_port
+from tests.golden_bundle import GOLDEN
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def running_front(folder: Path, limits: Limits) -> Iterator[FrontBench]:
         pairing = Pairing(
             registry, lambda: Control(superlink.address, credentials.authority), credentials.authority.read_text()
         )
-        front = Front(upstream, trusted, pairing, limits)
+        files = {"manifest.json": GOLDEN / "manifest.json", "backbone.safetensors": GOLDEN / "backbone.safetensors"}
+        front = Front(upstream, trusted, pairing, files, limits)
         with FrontServer(front, "127.0.0.1", 0, credentials, limits) as server:
             yield FrontBench(folder, server.port, upstream, registry, credentials.authority)
 

@@ -17,6 +17,7 @@ from edgefl.fleet.pairing_token import PairingToken
 from edgefl.fleet.status import NotActiveError
 from edgefl.fleet.transport import Transport
 from edgefl_server.host.front import Limits
+from tests.golden_bundle import GOLDEN
 from tests.server.front_bench import FrontBench, response_to, running_front, signed
 
 FLEET = "/v1/fleet/pull-messages"
@@ -91,6 +92,31 @@ def test_what_is_no_request_to_be_paired_is_refused(front: FrontBench, device: I
 def test_a_device_finds_the_server_by_its_token(front: FrontBench) -> None:
     token = PairingToken.of(bytes(16), front.authority.read_text())
     assert token.names(front.pool().request("GET", f"{front.url}/v1/edgefl/ca.pem").data.decode())
+
+
+def test_a_paired_device_downloads_the_bundle_from_where_it_left_off(
+    front: FrontBench, device: Identity, tmp_path: Path
+) -> None:
+    url, whole = f"{front.url}/v1/edgefl/bundle/backbone.safetensors", (GOLDEN / "backbone.safetensors").read_bytes()
+
+    first = front.pool().request("GET", url, headers=signed(device))
+    rest = front.pool().request(
+        "GET", url, headers=signed(device) | {"range": "bytes=100-", "if-range": first.headers["etag"]}
+    )
+    stranger = front.pool().request("GET", url, headers=signed(Identity.load_or_create(tmp_path / "key.pem")))
+    unsigned = front.pool().request("GET", url)
+
+    assert (first.status, first.data) == (200, whole)
+    assert (rest.status, rest.data) == (206, whole[100:])
+    assert (stranger.status, unsigned.status) == (412, 401)
+
+
+@pytest.mark.parametrize("name", ["", "other.bin", "../front.py", "%2e%2e/devices.db", "manifest.json/", "devices.db"])
+def test_nothing_beside_the_bundle_can_be_downloaded(front: FrontBench, device: Identity, name: str) -> None:
+    with front.connection() as connection:
+        head = "".join(f"{key}: {value}\r\n" for key, value in signed(device).items())
+        request = f"GET /v1/edgefl/bundle/{name} HTTP/1.1\r\nhost: a\r\n{head}\r\n"
+        assert response_to(connection, request.encode()).startswith(b"HTTP/1.1 404")
 
 
 def test_the_superlink_s_health_is_the_front_s(front: FrontBench) -> None:

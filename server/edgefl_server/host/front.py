@@ -12,14 +12,16 @@ import json
 import logging
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import httpx
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from edgefl.errors import UnreachableError
@@ -90,7 +92,8 @@ class Front:
         upstream: The SuperLink's address, `https://127.0.0.1:PORT`.
         trusted: Trusts the SuperLink's certificate.
         pairing: Knows which devices may come in, and lets in new ones.
-        limits: How much they may ask.
+        bundle: Files that paired devices may download, by their names in the bundle.
+        limits: How much devices may ask.
         now: Seconds since 1970.
     """
 
@@ -99,6 +102,7 @@ class Front:
         upstream: str,
         trusted: ssl.SSLContext,
         pairing: Pairing,
+        bundle: Mapping[str, Path],
         limits: Limits,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -112,6 +116,7 @@ class Front:
             ("GET", b"/health"): self._health,
             ("GET", b"/v1/edgefl/ca.pem"): self._authority,
             ("POST", b"/v1/edgefl/pair"): self._pair,
+            **{("GET", _bundle_path(name)): self._file_handler(file) for name, file in bundle.items()},
             **{("POST", f"/v1/fleet/{path}".encode()): self._fleet_handler(path) for path in _FLEET_PATHS},
         }
 
@@ -161,6 +166,13 @@ class Front:
     async def _health(self, _request: Request) -> Response:
         answer = await self._ask("GET", "/health", b"", {})
         return Response(status_code=answer.status_code)
+
+    def _file_handler(self, file: Path) -> Handler:
+        async def send_file(request: Request) -> Response:
+            self._check_sender(request)
+            return FileResponse(file, media_type="application/octet-stream")
+
+        return send_file
 
     def _fleet_handler(self, path: str) -> Handler:
         async def pass_on(request: Request) -> Response:
@@ -217,6 +229,10 @@ class Front:
         except httpx.HTTPError as error:
             logger.warning("the SuperLink does not answer %s: %s", path, error)
             raise _RefusalError(502, "the server is starting or restarting; try again") from error
+
+
+def _bundle_path(name: str) -> bytes:
+    return f"/v1/edgefl/bundle/{quote(name)}".encode()
 
 
 def _refused(refusal: _RefusalError) -> Response:
